@@ -1,0 +1,1 @@
+"""Language models under any training objective, on one loop and one metric."""

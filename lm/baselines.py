@@ -1,0 +1,119 @@
+"""What held-out text costs without a neural network, in bits per byte."""
+
+import json
+import lzma
+import pathlib
+import threading
+
+import numpy as np
+
+from lm import files
+from lm.data import prepare, store, tokenizer
+
+# The dictionary of `xz -9`: training text further back cannot help it.
+XZ_DICTIONARY = 64 << 20
+
+
+def xz(texts: list[bytes]) -> float:
+  """`xz -9` of all the texts as one file."""
+  data = b''.join(texts)
+  return 8 * len(_compress(data)) / len(data)
+
+
+def xz_given_training(training: bytes, texts: list[bytes]) -> float:
+  """What the texts add to `xz -9` of the training text before them.
+
+  Args:
+    training: only its last `XZ_DICTIONARY` bytes matter.
+  """
+  data = b''.join(texts)
+  training = training[-(XZ_DICTIONARY - len(data)) :]
+  added = len(_compress(training + data)) - len(_compress(training))
+  return 8 * added / len(data)
+
+
+def _compress(data: bytes) -> bytes:
+  return lzma.compress(data, preset=9)
+
+
+def unigram(
+  train: store.Split, held_out: store.Split, vocab_size: int
+) -> float:
+  """A model of single pieces, add-one smoothed, EOS included.
+
+  Every piece of text and EOS can be predicted; bits of EOS count, as they do
+  for the model.
+  """
+  counts_V = np.zeros(vocab_size, np.int64)
+  counts_V[tokenizer.EOS] = 1
+  counts_V[tokenizer.FIRST_BYTE :] = 1
+  for document in range(len(train)):
+    ids = train.read(document)[0]
+    counts_V += np.bincount(ids, minlength=vocab_size)
+  bits_V = np.log2(counts_V.sum()) - np.log2(np.maximum(counts_V, 1))
+  bits, size = 0.0, 0
+  for document in range(len(held_out)):
+    ids, _, starts = held_out.read(document)
+    bits += bits_V[ids].sum()
+    size += int(starts[-1])
+  return float(bits / size)
+
+
+def training_text(
+  train: store.Split, coder: tokenizer.Tokenizer, limit: int = XZ_DICTIONARY
+) -> bytes:
+  """The last `limit` bytes of the training split, decoded from its ids."""
+  parts, size = [], 0
+  for document in reversed(range(len(train))):
+    part = coder.decode_bytes(train.read(document)[0])
+    parts.append(part)
+    size += len(part)
+    if size >= limit:
+      break
+  return b''.join(reversed(parts))[-limit:]
+
+
+def compute(prepared: prepare.Prepared) -> dict[str, float]:
+  """All of them, as names and values of the final line of metrics.jsonl."""
+  train, test = prepared.train(), prepared.held_out('test')
+  coder = prepared.tokenizer()
+  texts = [coder.decode_bytes(test.read(d)[0]) for d in range(len(test))]
+  return {
+    'xz_bits_per_byte': xz(texts),
+    'xz_given_training_bits_per_byte': xz_given_training(
+      training_text(train, coder), texts
+    ),
+    'unigram_bits_per_byte': unigram(train, test, coder.vocab_size),
+  }
+
+
+class Task:
+  """Computes the baselines beside the training, once for prepared data."""
+
+  def __init__(self, prepared: prepare.Prepared):
+    self._prepared = prepared
+    self._path = prepared.directory / 'baselines.json'
+    self._error: Exception | None = None
+    # A daemon: leaving does not wait for xz.
+    self._thread = threading.Thread(target=self._run, daemon=True)
+    if not self._path.exists():
+      self._thread.start()
+
+  def result(self) -> dict[str, float]:
+    """The figures; waits for them."""
+    if self._thread.ident is not None:
+      self._thread.join()
+    if self._error:
+      raise self._error
+    return read(self._path)
+
+  def _run(self):
+    try:
+      files.write_json(self._path, compute(self._prepared))
+    except Exception as error:
+      self._error = error
+
+
+def read(path: pathlib.Path) -> dict[str, float]:
+  """What a `baselines.json` holds; {} where there is none."""
+  return json.loads(path.read_text()) if path.exists() else {}

@@ -1,0 +1,219 @@
+"""Checkpoints: the train state and the progress beside it. Orbax stays here."""
+
+import dataclasses
+import logging
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from lm import errors, step
+
+# What Orbax ranks the best checkpoint by; lower is better.
+_METRIC = 'validation_loss'
+
+
+class Checkpoints:
+  """The checkpoints of a run folder: asynchronous, the last N and the best.
+
+  Orbax writes into a temporary folder and renames it when it is complete, so
+  a killed save leaves no step behind. Each checkpoint also carries a digest of
+  the state's bits: what disks and copies break is noticed on reading.
+  """
+
+  def __init__(self, workdir: pathlib.Path, *, keep: int = 1):
+    self._directory = workdir.absolute() / 'checkpoints'
+    policies = preservation_policy.AnyPreservationPolicy(
+      [
+        preservation_policy.LatestN(keep),
+        preservation_policy.BestN(
+          # Sorted ascending, the last n stay: the lowest loss comes last.
+          get_metric_fn=lambda metrics: -metrics[_METRIC],
+          n=1,
+          keep_checkpoints_without_metrics=False,
+        ),
+      ]
+    )
+    self._manager = ocp.CheckpointManager(
+      self._directory,
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=policies,
+        enable_async_checkpointing=True,
+        create=True,
+      ),
+      item_names=('state', 'progress', 'config'),
+    )
+
+  def steps(self) -> list[int]:
+    """Steps of the complete checkpoints, latest first."""
+    return sorted(self._manager.all_steps(), reverse=True)
+
+  def save(
+    self,
+    state: step.TrainState,
+    progress: dict[str, Any],
+    config: dict[str, Any],
+    *,
+    validation_loss: float | None = None,
+  ):
+    """Starts saving; returns when the state has been copied from the device.
+
+    Raises:
+      UserError: the disk is full, also for the save before this one.
+    """
+    number = int(state.step)
+    if number in self._manager.all_steps():
+      return
+    progress = {**progress, 'digest': _digest(state)}
+    metrics = None
+    if validation_loss is not None:
+      metrics = {_METRIC: validation_loss}
+    try:
+      self._manager.save(
+        number,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(_as_dict(state)),
+          progress=ocp.args.JsonSave(progress),
+          config=ocp.args.JsonSave(config),
+        ),
+        metrics=metrics,
+      )
+    except Exception as error:
+      raise self._explained(error) from error
+
+  def wait(self):
+    """Returns when every save has ended.
+
+    Raises:
+      UserError: the disk is full.
+    """
+    try:
+      self._manager.wait_until_finished()
+    except Exception as error:
+      raise self._explained(error) from error
+
+  def restore_latest(
+    self, abstract_state: step.TrainState
+  ) -> tuple[step.TrainState, dict[str, Any]] | None:
+    """The latest checkpoint that can be read, as (state, progress).
+
+    A damaged one is warned of and moved aside, to WORKDIR/damaged/STEP, and
+    the one before it is tried.
+
+    Args:
+      abstract_state: shapes, dtypes and shardings to restore to, which need
+        not be those of the run that saved.
+
+    Returns:
+      None when there is no checkpoint.
+
+    Raises:
+      UserError: there are checkpoints and none can be read.
+    """
+    steps = self.steps()
+    for number in steps:
+      try:
+        return self._restore(number, abstract_state)
+      except Exception as error:
+        self._move_aside(number, error)
+    if steps:
+      raise errors.UserError(
+        f'no checkpoint in {self._directory} can be read; the damaged ones are '
+        f'in {self._directory.parent / "damaged"}; remove the run folder to '
+        'start anew'
+      )
+    return None
+
+  def restore_params(self, abstract_state: step.TrainState) -> tuple[Any, int]:
+    """Parameters of the latest readable checkpoint and its step.
+
+    Raises:
+      UserError: there is no checkpoint, or none can be read.
+    """
+    restored = self.restore_latest(abstract_state)
+    if restored is None:
+      raise errors.UserError(
+        f'{self._directory} holds no checkpoint; train the run first '
+        '(--mode=train)'
+      )
+    state, _ = restored
+    return state.params, int(state.step)
+
+  def close(self):
+    """Waits for saves and frees Orbax's threads."""
+    self._manager.close()
+
+  def _restore(self, number: int, abstract_state: step.TrainState):
+    restored = self._manager.restore(
+      number,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardRestore(_as_dict(abstract_state)),
+        progress=ocp.args.JsonRestore(),
+      ),
+    )
+    state, progress = step.TrainState(**restored.state), restored.progress
+    if _digest(state) != progress['digest']:
+      raise ValueError('the state does not match its digest')
+    return state, progress
+
+  def _move_aside(self, number: int, error: Exception):
+    aside = self._directory.parent / 'damaged' / str(number)
+    logging.warning(
+      'checkpoint %d is damaged (%s); moved to %s, trying the one before',
+      number,
+      _one_line(error),
+      aside,
+    )
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.parent.mkdir(exist_ok=True)
+    shutil.move(self._directory / str(number), aside)
+    self._manager.reload()
+
+  def _explained(self, error: Exception) -> Exception:
+    if errors.is_disk_full(error):
+      return errors.UserError(
+        f'no space left on the disk of {self._directory}; free some and run '
+        'the same command again: it goes on from the last checkpoint, step '
+        f'{max(self._manager.all_steps(read=True), default=0)}'
+      )
+    return error
+
+
+def _as_dict(state: step.TrainState) -> dict[str, Any]:
+  return {
+    field.name: getattr(state, field.name)
+    for field in dataclasses.fields(state)
+  }
+
+
+@jax.jit
+def _leaf_digests(state):
+  """Per leaf, the sum of its bits and of each word times its place, mod 2^32.
+
+  Integer sums do not depend on order, so neither on the mesh.
+  """
+
+  def digest(leaf):
+    words = leaf.reshape(-1)
+    if words.dtype == jnp.float32:
+      words = jax.lax.bitcast_convert_type(words, jnp.uint32)
+    words = words.astype(jnp.uint32)
+    place = jax.lax.iota(jnp.uint32, words.size) * 2 + 1
+    return jnp.stack([jnp.sum(words), jnp.sum(words * place)])
+
+  return jnp.stack([digest(leaf) for leaf in jax.tree.leaves(state)])
+
+
+def _digest(state: step.TrainState) -> str:
+  sums = np.asarray(_leaf_digests(state))
+  return ' '.join(f'{a:08x}{b:08x}' for a, b in sums.tolist())
+
+
+def _one_line(error: Exception) -> str:
+  text = ' '.join(str(error).split())
+  return f'{type(error).__name__}: {text[:200]}'

@@ -1,0 +1,294 @@
+"""From a config as given to one that a run can trust, and to disk and back."""
+
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+
+from lm import errors, files, models, objectives, optimizer, sharding
+from lm.data import sources, tokenizer
+from lm.models import transformer
+
+ARCHITECTURES = ('decoder',)
+DTYPES = ('float32', 'bfloat16')
+
+# What may differ when a run is continued, by field or by section.
+_MAY_CHANGE = (
+  'train.steps',
+  'train.log_every',
+  'train.evaluate_every',
+  'train.checkpoint_every',
+  'train.keep_checkpoints',
+  'train.microbatches',
+  'data.directory',  # the hash of what it holds may not, see `train.py`
+  'data.threads',
+  'data.prefetch',
+  'mesh',
+  'evaluate',
+  'generate',
+)
+
+# Field -> its choices.
+_CHOICES: dict[str, tuple[str, ...]] = {
+  'data.source': tuple(sources.SOURCES),
+  'objective.name': tuple(objectives.OBJECTIVES),
+  'model.family': tuple(models.FAMILIES),
+  'model.architecture': ARCHITECTURES,
+  'model.activation': tuple(transformer.ACTIVATIONS),
+  'model.position': transformer.POSITIONS,
+  'model.norm': transformer.NORMS,
+  'model.dtype': DTYPES,
+  'model.remat': tuple(transformer.REMATS),
+  'optimizer.name': tuple(optimizer.OPTIMIZERS),
+  'optimizer.schedule': tuple(optimizer.SCHEDULES),
+}
+
+# Field -> (least, most) value, None where there is no bound.
+_BOUNDS: dict[str, tuple[float | None, float | None]] = {
+  'seed': (0, 2**32 - 1),
+  'data.document_bytes': (1024, 2**31 - 1),
+  'data.held_out_fraction': (0, 0.4),
+  'data.held_out_bytes': (1, None),
+  'data.sequence_length': (2, None),
+  'data.batch_size': (1, None),
+  'data.threads': (0, None),
+  'data.prefetch': (1, None),
+  'model.num_layers': (1, None),
+  'model.width': (1, None),
+  'model.num_heads': (1, None),
+  'model.num_kv_heads': (1, None),
+  'model.mlp_width': (1, None),
+  'model.dropout': (0, 0.99),
+  'model.norm_epsilon': (0, None),
+  'model.rotary_base': (1, None),
+  'optimizer.learning_rate': (0, None),
+  'optimizer.warmup_steps': (0, None),
+  'optimizer.schedule_steps': (1, None),
+  'optimizer.final_fraction': (0, 1),
+  'optimizer.weight_decay': (0, None),
+  'optimizer.b1': (0, 1),
+  'optimizer.b2': (0, 1),
+  'optimizer.epsilon': (0, None),
+  'optimizer.momentum': (0, 1),
+  'optimizer.clip_norm': (0, None),
+  'train.steps': (1, None),
+  'train.microbatches': (1, None),
+  'train.loss_chunk': (0, None),
+  'train.log_every': (0, None),
+  'train.evaluate_every': (0, None),
+  'train.checkpoint_every': (0, None),
+  'train.keep_checkpoints': (1, None),
+  'evaluate.batches': (0, None),
+  'evaluate.batch_size': (1, None),
+  'generate.max_tokens': (1, None),
+  'generate.temperature': (0, None),
+  'generate.top_k': (0, None),
+  'generate.top_p': (0, 1),
+  'generate.seed': (0, 2**32 - 1),
+  'generate.batch_size': (1, None),
+  'generate.samples': (0, None),
+}
+
+
+def _vocab_size(config) -> int:
+  name = config.data.tokenizer
+  if name == 'bytes':
+    return tokenizer.FIRST_PIECE
+  if name in tokenizer.KINDS:
+    return 8192
+  return tokenizer.load(pathlib.Path(name)).vocab_size
+
+
+def _mlp_width(config) -> int:
+  width = config.model.width
+  if not transformer.ACTIVATIONS[config.model.activation][1]:
+    return 4 * width
+  return -(-8 * width // 3 // 64) * 64  # two matrices up: 2/3 of 4 x width
+
+
+# Fields that are None until resolved -> their value.
+_DEFAULTS: dict[str, Callable[[Any], Any]] = {
+  'data.vocab_size': _vocab_size,
+  'model.num_kv_heads': lambda config: config.model.num_heads,
+  'model.mlp_width': _mlp_width,
+  # XLA runs a scan slower than unrolled layers on CPU.
+  'model.scan_layers': lambda config: jax.default_backend() != 'cpu',
+  'optimizer.schedule_steps': lambda config: config.train.steps,
+}
+
+
+def resolve(
+  config: ml_collections.ConfigDict, stored: Mapping[str, Any] | None = None
+) -> ml_collections.FrozenConfigDict:
+  """Fills in the defaults that depend on other fields, and checks everything.
+
+  Args:
+    config: of `experiments/base.py`, with overrides.
+    stored: the nested dict of a run that is to be continued. Fields left at
+      None take its values; other differences must be allowed ones.
+
+  Raises:
+    UserError: names the field, its value, what is allowed and the mend.
+  """
+  config = ml_collections.ConfigDict(config.to_dict())
+  _check_choices(config)
+  old = flatten(stored) if stored else {}
+  for field, default in _DEFAULTS.items():
+    if _get(config, field) is None:
+      value = old[field] if field in old else default(config)
+      section, name = field.split('.')
+      config[section][name] = value
+  _check_bounds(config)
+  _check_shapes(config)
+  sharding.mesh_shape(config, jax.device_count())
+  if stored:
+    _check_unchanged(config, old)
+  return ml_collections.FrozenConfigDict(config)
+
+
+def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  """Nested sections to {'section.field': value}."""
+  flat = {}
+  for name, value in config.items():
+    if isinstance(value, Mapping):
+      flat.update(flatten(value, f'{prefix}{name}.'))
+    else:
+      flat[prefix + name] = value
+  return flat
+
+
+def save(config, workdir: pathlib.Path):
+  """Writes WORKDIR/config.json, whole or not at all."""
+  files.write_json(workdir / 'config.json', config.to_dict())
+
+
+def load(workdir: pathlib.Path) -> dict[str, Any]:
+  """The nested dict in WORKDIR/config.json.
+
+  Raises:
+    UserError: there is none, or it is not JSON.
+  """
+  path = workdir / 'config.json'
+  try:
+    return json.loads(path.read_text(encoding='utf-8'))
+  except FileNotFoundError:
+    raise errors.UserError(
+      f'--workdir={workdir} holds no run: there is no {path}; give the folder '
+      'of a run, or train one there with --mode=train'
+    ) from None
+  except ValueError as error:
+    raise errors.UserError(
+      f'{path} is not JSON ({error}); restore it, or train into a new folder'
+    ) from None
+
+
+def _get(config, field: str) -> Any:
+  for name in field.split('.'):
+    config = config[name]
+  return config
+
+
+def _check_choices(config):
+  for field, choices in _CHOICES.items():
+    value = _get(config, field)
+    if value not in choices:
+      raise errors.UserError(
+        f"unknown {field}='{value}'; choose from {', '.join(choices)}"
+      )
+  name = config.data.tokenizer
+  if name not in tokenizer.KINDS and not os.path.exists(name):
+    raise errors.UserError(
+      f"unknown data.tokenizer='{name}'; choose from "
+      f'{", ".join(tokenizer.KINDS)}, or give the path of a saved tokenizer'
+    )
+
+
+def _check_bounds(config):
+  for field, (least, most) in _BOUNDS.items():
+    value = _get(config, field)
+    low = least is not None and not value >= least
+    if low or (most is not None and not value <= most):
+      allowed = f'at least {least}' if most is None else f'{least} to {most}'
+      raise errors.UserError(f'{field}={value} is out of range: {allowed}')
+
+
+def _divides(config, part: str, whole: str, why: str):
+  small, large = _get(config, part), _get(config, whole)
+  if large % small:
+    raise errors.UserError(
+      f'{whole}={large} is not divisible by {part}={small}, {why}; change one'
+    )
+
+
+def _check_shapes(config):
+  data, model = config.data, config.model
+  _divides(config, 'model.num_heads', 'model.width', 'so no head size fits')
+  _divides(
+    config,
+    'model.num_kv_heads',
+    'model.num_heads',
+    'so query heads cannot share keys evenly',
+  )
+  if model.position == 'rotary' and (model.width // model.num_heads) % 2:
+    raise errors.UserError(
+      f"model.position='rotary' turns pairs, but the head size "
+      f'{model.width}/{model.num_heads} is odd; change model.num_heads'
+    )
+  if config.train.loss_chunk:
+    _divides(
+      config,
+      'train.loss_chunk',
+      'data.sequence_length',
+      'and chunks must be of one size',
+    )
+  if data.tokenizer in tokenizer.KINDS:
+    tokenizer.check_vocab_size(data.tokenizer, data.vocab_size)
+  shape = sharding.mesh_shape(config, jax.device_count())
+  shards = shape['data'] * shape['fsdp']
+  rows = {
+    'data.batch_size': data.batch_size,
+    'evaluate.batch_size': config.evaluate.batch_size,
+  }
+  for field, size in rows.items():
+    if size % shards:
+      raise errors.UserError(
+        f'{field}={size} is not divisible by the {shards} devices that share '
+        f'a batch (mesh.data={shape["data"]} x mesh.fsdp={shape["fsdp"]}); '
+        'change one'
+      )
+  if data.batch_size % (config.train.microbatches * shards):
+    raise errors.UserError(
+      f'data.batch_size={data.batch_size} is not divisible by '
+      f'train.microbatches={config.train.microbatches} x {shards} device(s); '
+      'change one'
+    )
+  split = {
+    'data.vocab_size': ('tensor', data.vocab_size),
+    'model.num_heads': ('tensor', model.num_heads),
+    'model.num_kv_heads': ('tensor', model.num_kv_heads),
+    'model.mlp_width': ('tensor', model.mlp_width),
+    'model.width': ('fsdp', model.width),
+  }
+  for field, (axis, size) in split.items():
+    if size % shape[axis]:
+      raise errors.UserError(
+        f'{field}={size} is not divisible by mesh.{axis}={shape[axis]}; '
+        'change one'
+      )
+
+
+def _check_unchanged(config, old: Mapping[str, Any]):
+  new = flatten(config.to_dict())
+  for field in sorted(set(new) | set(old)):
+    if field in _MAY_CHANGE or field.split('.')[0] in _MAY_CHANGE:
+      continue
+    if new.get(field) != old.get(field):
+      raise errors.UserError(
+        f'the run in this folder was made with {field}={old.get(field)!r}, not '
+        f'{new.get(field)!r}; give --config.{field}={old.get(field)} to go on '
+        'with it, or another --workdir for a new run'
+      )

@@ -1,0 +1,84 @@
+"""What a person sees of a run: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from typing import TextIO
+
+import rich.console
+import rich.progress
+
+
+def duration(seconds: float) -> str:
+  """h:mm:ss, or m:ss under an hour."""
+  minutes, seconds = divmod(round(max(0.0, seconds)), 60)
+  hours, minutes = divmod(minutes, 60)
+  if hours:
+    return f'{hours}:{minutes:02d}:{seconds:02d}'
+  return f'{minutes}:{seconds:02d}'
+
+
+class Progress:
+  """Counts up to `total`; shows a status, the speed and the time left.
+
+  Use as a context manager. Plain lines are printed only when `update` is given
+  `log`, the bar moves at every update.
+  """
+
+  def __init__(
+    self, what: str, *, start: int, total: int, stream: TextIO | None = None
+  ):
+    self._what, self._total = what, total
+    self._first, self._done = start, start
+    self._stream = stream or sys.stdout
+    self._began = time.monotonic()
+    self._bar = None
+    if self._stream.isatty():
+      self._bar = rich.progress.Progress(
+        rich.progress.TextColumn('{task.description}'),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TextColumn('{task.fields[status]}'),
+        console=rich.console.Console(file=self._stream, highlight=False),
+        transient=True,
+      )
+      self._task = self._bar.add_task(
+        what, total=total, completed=start, status=''
+      )
+
+  def __enter__(self):
+    if self._bar:
+      self._bar.start()
+    return self
+
+  def __exit__(self, *exception):
+    if self._bar:
+      self._bar.stop()
+
+  def update(self, done: int, status: str = '', *, log: bool = False):
+    """Moves to `done`; `log` says that a plain line is due."""
+    self._done = done
+    if self._bar is None and not log:
+      return
+    status = ', '.join(filter(None, [status, self._left()]))
+    if self._bar:
+      self._bar.update(self._task, completed=done, status=status)
+    else:
+      self.line(f'{self._what} {done}/{self._total}: {status}')
+
+  def advance(self, count: int):
+    """Moves on by `count`."""
+    self.update(min(self._done + count, self._total))
+
+  def line(self, text: str):
+    """Prints a line, above the bar where there is one."""
+    if self._bar:
+      self._bar.console.print(text, markup=False, soft_wrap=True)
+    else:
+      print(text, file=self._stream, flush=True)
+
+  def _left(self) -> str:
+    done = self._done - self._first
+    if not done or self._done >= self._total:
+      return ''
+    elapsed = time.monotonic() - self._began
+    return f'{duration(elapsed / done * (self._total - self._done))} left'

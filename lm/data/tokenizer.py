@@ -1,0 +1,301 @@
+"""Text to ids and back, without loss, behind one small interface.
+
+Every tokenizer has the same ids below 526: 270 special tokens, which text never
+turns into and which are no text, then the 256 bytes, which spell whatever has
+no piece. The pieces that were learnt from text come after.
+"""
+
+import codecs
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import sentencepiece
+
+from lm import errors, files
+from lm.data import vocabulary, words
+
+PAD, BOS, EOS, UNK, MASK, SEP, CLS = range(7)
+SENTINELS = range(7, 263)
+FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE, FIM_END = range(263, 267)
+MODE_R, MODE_S, MODE_X = range(267, 270)
+NUM_SPECIAL = 270
+SPECIAL_NAMES = (
+  *('<pad>', '<s>', '</s>', '<unk>', '[MASK]', '[SEP]', '[CLS]'),
+  *(f'<extra_id_{i}>' for i in range(len(SENTINELS))),
+  *('<fim_prefix>', '<fim_suffix>', '<fim_middle>', '<fim_end>'),
+  *('[R]', '[S]', '[X]'),
+)
+FIRST_BYTE = NUM_SPECIAL
+FIRST_PIECE = FIRST_BYTE + 256
+
+KINDS = ('unigram', 'bpe', 'word', 'char', 'bytes')
+_FORMAT = 'lm tokenizer 1'
+
+word_index = words.word_index
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+  """What `train` and `load` return; equal fields give equal ids.
+
+  kind: one of KINDS.
+  vocab_size: V as asked for; ids from len(pieces) on are unused.
+  pieces: the bytes that each id stands for, b'' for special tokens.
+  model: a serialized SentencePiece model, b'' for other kinds.
+  """
+
+  kind: str
+  vocab_size: int
+  pieces: tuple[bytes, ...] = dataclasses.field(repr=False)
+  model: bytes = dataclasses.field(default=b'', repr=False)
+
+  @functools.cached_property
+  def byte_lengths_V(self) -> np.ndarray:
+    """Bytes of text that each id stands for, int32; 0 where it is none."""
+    lengths_V = np.zeros(self.vocab_size, np.int32)
+    lengths_V[: len(self.pieces)] = [len(piece) for piece in self.pieces]
+    lengths_V.setflags(write=False)
+    return lengths_V
+
+  @functools.cached_property
+  def digest(self) -> str:
+    """SHA-256 of all that the ids depend on."""
+    head = json.dumps([_FORMAT, self.kind, self.vocab_size])
+    parts = (head.encode(), *self.pieces, self.model)
+    digest = hashlib.sha256()
+    for part in parts:
+      digest.update(len(part).to_bytes(8, 'little') + part)
+    return digest.hexdigest()
+
+  def encode(self, text: str) -> np.ndarray:
+    """Ids of `text`, int32, never a special one; their bytes are `text`.
+
+    Raises:
+      UnicodeEncodeError: for a lone surrogate, which is not Unicode text.
+    """
+    return self.encode_batch([text])[0]
+
+  def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+    """`encode` of each text; SentencePiece uses all cores."""
+    if self.model:
+      return self._encode_sentencepiece(texts)
+    if self.kind == 'bytes':
+      return [_byte_ids(text) for text in texts]
+    return [self._encode_units(text) for text in texts]
+
+  def decode(self, ids: Iterable[int]) -> str:
+    """The text of `ids`; special and unused ids are none.
+
+    Bytes that form no character are left out.
+    """
+    return self.decode_bytes(ids).decode(errors='ignore')
+
+  def decode_bytes(self, ids: Iterable[int]) -> bytes:
+    """The bytes of `ids`, whether or not they form characters."""
+    ids = np.asarray(ids, np.int64).reshape(-1).tolist()
+    known = range(len(self.pieces))
+    return b''.join(self.pieces[i] for i in ids if i in known)
+
+  def save(self, directory: str | os.PathLike) -> None:
+    """Writes `tokenizer.json` and, where there is one, `sentencepiece.model`.
+
+    Each file is replaced whole. The digest in `tokenizer.json`, written last,
+    tells whether the two belong together.
+    """
+    directory = pathlib.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    if self.model:
+      files.write(directory / 'sentencepiece.model', self.model)
+    description = {
+      'format': _FORMAT,
+      'kind': self.kind,
+      'vocab_size': self.vocab_size,
+      'digest': self.digest,
+      'pieces': [piece.decode() for piece in self.pieces[FIRST_PIECE:]],
+    }
+    content = json.dumps(description, ensure_ascii=False, indent=0)
+    files.write(directory / 'tokenizer.json', content.encode())
+
+  def __reduce__(self):
+    # Without what is cached: a worker makes its own processor.
+    return Tokenizer, (self.kind, self.vocab_size, self.pieces, self.model)
+
+  @functools.cached_property
+  def _processor(self) -> sentencepiece.SentencePieceProcessor:
+    return sentencepiece.SentencePieceProcessor(model_proto=self.model)
+
+  @functools.cached_property
+  def _ids(self) -> dict[str, int]:
+    learnt = self.pieces[FIRST_PIECE:]
+    return {piece.decode(): FIRST_PIECE + i for i, piece in enumerate(learnt)}
+
+  def _encode_units(self, text: str) -> np.ndarray:
+    ids = []
+    for unit in text if self.kind == 'char' else words.split(text):
+      known = self._ids.get(unit)
+      if known is None:
+        ids.extend(FIRST_BYTE + byte for byte in unit.encode())
+      else:
+        ids.append(known)
+    return np.array(ids, np.int32)
+
+  def _encode_sentencepiece(self, texts: Sequence[str]) -> list[np.ndarray]:
+    # SentencePiece takes U+2581 for a blank, so it is never shown one.
+    runs_by_text = [text.split(vocabulary.BLANK) for text in texts]
+    # As bytes, because of lone surrogates it says nothing intelligible.
+    runs = [run.encode() for runs in runs_by_text for run in runs]
+    encoded = iter(self._processor.encode(runs, out_type=int) if runs else [])
+    mark = _byte_ids(vocabulary.BLANK)
+    results = []
+    for runs in runs_by_text:
+      parts = [np.array(next(encoded), np.int32)]
+      for _ in runs[1:]:
+        parts += [mark, np.array(next(encoded), np.int32)]
+      results.append(np.concatenate(parts) if len(parts) > 1 else parts[0])
+    return results
+
+
+def train(kind: str, vocab_size: int, texts: Iterable[str]) -> Tokenizer:
+  """Learns a vocabulary of at most `vocab_size` ids from `texts`.
+
+  When the text has more characters than there is room for, the rarest are
+  spelt in bytes: single characters take at most half of the learnt pieces, of
+  'char' all. The result is a function of the arguments alone. `texts` is held
+  in memory for 'unigram' and 'bpe', and is not read for 'bytes'.
+
+  Raises:
+    UserError: for a kind that is not in KINDS, too small a vocabulary, or a
+      text from which SentencePiece learns nothing.
+  """
+  check_vocab_size(kind, vocab_size)
+  room = vocab_size - FIRST_PIECE
+  model, learnt = b'', []
+  if kind == 'word':
+    learnt = vocabulary.learn_words(texts, room)
+  elif kind == 'char':
+    learnt = vocabulary.learn_characters(texts, room)
+  elif kind != 'bytes':
+    model = vocabulary.train_sentencepiece(kind, texts, room, SPECIAL_NAMES)
+    learnt = _learnt_pieces(model)
+  return Tokenizer(kind, vocab_size, _FIXED_PIECES + _utf8(learnt), model)
+
+
+def check_vocab_size(kind: str, vocab_size: int) -> None:
+  """Raises UserError for an unknown kind or too small a vocabulary."""
+  if kind not in KINDS:
+    raise errors.UserError(
+      f'data.tokenizer={kind!r} is unknown; choose from {", ".join(KINDS)}, or '
+      f'give the path of a saved tokenizer'
+    )
+  least = FIRST_PIECE if kind == 'bytes' else FIRST_PIECE + 2
+  if vocab_size < least:
+    raise errors.UserError(
+      f'data.vocab_size={vocab_size} has no room for {NUM_SPECIAL} special '
+      f'tokens, 256 bytes and a text; data.tokenizer={kind!r} needs at least '
+      f'{least}'
+    )
+
+
+def load(directory: str | os.PathLike) -> Tokenizer:
+  """Reads what `save` wrote.
+
+  Raises:
+    UserError: when the folder is missing, is no tokenizer's or is damaged.
+  """
+  directory = pathlib.Path(directory)
+  field = f'data.tokenizer={str(directory)!r}'
+  mend = f'give a folder that a tokenizer was saved to or {", ".join(KINDS)}'
+  try:
+    description = json.loads((directory / 'tokenizer.json').read_bytes())
+  except OSError as error:
+    raise errors.UserError(
+      f'{field} has no readable tokenizer.json ({error.strerror}); {mend}'
+    ) from error
+  except ValueError as error:
+    raise errors.UserError(
+      f'{field} has a tokenizer.json that is not JSON ({error}); {mend}'
+    ) from error
+  if not isinstance(description, dict) or description.get('format') != _FORMAT:
+    raise errors.UserError(
+      f'{field} has a tokenizer.json that was not written here (its "format" '
+      f'is not {_FORMAT!r}); {mend}'
+    )
+  try:
+    model = b''
+    if description['kind'] in ('unigram', 'bpe'):
+      model = (directory / 'sentencepiece.model').read_bytes()
+    pieces = _FIXED_PIECES + _utf8(description['pieces'])
+    loaded = Tokenizer(
+      description['kind'], description['vocab_size'], pieces, model
+    )
+    intact = loaded.digest == description['digest']
+  except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+    raise errors.UserError(
+      f'{field} is damaged ({type(error).__name__}: {error}); {mend}'
+    ) from error
+  if not intact:
+    raise errors.UserError(
+      f'{field} is damaged (its files do not match their digest); {mend}'
+    )
+  return loaded
+
+
+class StreamDecoder:
+  """Turns ids into text as they arrive, whole characters only.
+
+  All that `feed` and `flush` returned, joined, is `decode` of all ids fed.
+
+  dropped_bytes: how many bytes turned out to form no character so far.
+  """
+
+  def __init__(self, tokenizer: Tokenizer):
+    self._tokenizer = tokenizer
+    self._decoder = codecs.getincrementaldecoder('utf-8')('ignore')
+    self._bytes_fed = 0
+    self._bytes_returned = 0
+    self.dropped_bytes = 0
+
+  def feed(self, ids: Iterable[int]) -> str:
+    """The characters that `ids` complete."""
+    return self._decode(self._tokenizer.decode_bytes(ids), final=False)
+
+  def flush(self) -> str:
+    """Ends the text: a character that is not complete by now is dropped."""
+    return self._decode(b'', final=True)
+
+  def _decode(self, data: bytes, *, final: bool) -> str:
+    text = self._decoder.decode(data, final)
+    waiting = len(self._decoder.getstate()[0])
+    self._bytes_fed += len(data)
+    self._bytes_returned += len(text.encode())
+    self.dropped_bytes = self._bytes_fed - self._bytes_returned - waiting
+    return text
+
+
+_FIXED_PIECES = (b'',) * NUM_SPECIAL + tuple(bytes([i]) for i in range(256))
+
+
+def _byte_ids(text: str) -> np.ndarray:
+  return np.frombuffer(text.encode(), np.uint8).astype(np.int32) + FIRST_BYTE
+
+
+def _utf8(learnt: Sequence[str]) -> tuple[bytes, ...]:
+  return tuple(piece.encode() for piece in learnt)
+
+
+def _learnt_pieces(model: bytes) -> list[str]:
+  """The text pieces of a SentencePiece model, blanks spelt as blanks."""
+  processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+  spelt = [processor.id_to_piece(i) for i in range(processor.vocab_size())]
+  in_bytes = [f'<0x{byte:02X}>' for byte in range(256)]
+  if spelt[:FIRST_PIECE] != [*SPECIAL_NAMES, *in_bytes]:
+    raise AssertionError('SentencePiece has put the special ids elsewhere')
+  if vocabulary.BLANK not in spelt:
+    raise AssertionError('SentencePiece has no piece for the blank')
+  return [piece.replace(vocabulary.BLANK, ' ') for piece in spelt[FIRST_PIECE:]]

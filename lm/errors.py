@@ -1,0 +1,25 @@
+"""Mistakes that the user can mend, told in one line."""
+
+import errno
+
+
+class UserError(Exception):
+  """A mistake of the user's, told in one line.
+
+  The message names the field or the path, its value, what is allowed and the
+  mend. `run.py` prints it on stderr without a traceback and exits with 2.
+  """
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+  """Whether an error, or one that caused it, is a full disk or quota.
+
+  Libraries in C++ turn the errno into their own text.
+  """
+  while error is not None:
+    if getattr(error, 'errno', None) in (errno.ENOSPC, errno.EDQUOT):
+      return True
+    if 'No space left on device' in str(error):
+      return True
+    error = error.__cause__ or error.__context__
+  return False

@@ -1,0 +1,1 @@
+"""The page that a finished run leaves for a person to read."""

@@ -1,0 +1,530 @@
+"""`report.html`: what a run folder holds, on one page for a person to read.
+
+The page is made from the run folder alone, holds everything it shows and asks
+no other place for anything.
+"""
+
+import json
+import math
+import os
+import pathlib
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import jinja2
+import markupsafe
+
+from lm import errors
+from lm.report import figures
+
+# Name → unit, meaning, for every figure with a fixed name.
+_FIGURES = {
+  'bits_per_byte': (
+    'bits per byte',
+    'Bits the model needs for a byte of the test documents; lower is better.',
+  ),
+  'scorer': ('', 'How the bits per byte were computed.'),
+  'suffix_bits_per_byte': (
+    'bits per byte',
+    'Bits for the second half of test windows of 1,024 bytes, given the first.',
+  ),
+  'suffix_scorer': ('', 'How the suffix figure was computed.'),
+  'pseudo_bits_per_byte': (
+    'bits per byte',
+    'Each token given all others: no probability of the text, '
+    'not comparable with bits per byte.',
+  ),
+  'perplexity': (
+    'per token',
+    'Exponential of the mean nats per token; comparable under one tokenizer.',
+  ),
+  'bytes': ('bytes', 'Size of the text that was scored.'),
+  'special_mass': (
+    'probability',
+    'Mean probability that special tokens lost before scoring text.',
+  ),
+  'xz_bits_per_byte': ('bits per byte', 'The test text under xz -9.'),
+  'xz_given_training_bits_per_byte': (
+    'bits per byte',
+    'What the test text adds to the training text under xz -9.',
+  ),
+  'unigram_bits_per_byte': (
+    'bits per byte',
+    'The test text under token frequencies of the training text.',
+  ),
+  'loss': ('nats per token', 'Training objective, the mean of its last line.'),
+  'tokens': ('tokens', 'Tokens read in training, padding left out.'),
+  'positions': ('positions', 'Positions processed in training, with padding.'),
+  'loss_tokens': ('tokens', 'Tokens that had to be predicted in training.'),
+  'text_loss_tokens': ('tokens', 'Of these, tokens of text.'),
+  'epochs': ('epochs', 'Passes over the training data.'),
+  'flops': ('FLOP', 'Arithmetic of training, by formula.'),
+  'seconds': ('s', 'Time since the start of the run.'),
+  'tokens_per_second': ('tokens/s', 'Training speed.'),
+  'model_flops_utilization': ('', "Share of the device's peak arithmetic."),
+  'learning_rate': ('', 'Learning rate of the last step.'),
+  'gradient_norm': ('', 'Norm of the gradient before clipping.'),
+  'step': ('steps', 'Optimizer steps done.'),
+  'accuracy': ('', 'Share of examples labelled correctly.'),
+  'precision': ('', 'Share of what was found that is right.'),
+  'recall': ('', 'Share of what is right that was found.'),
+  'f1': ('', 'Harmonic mean of precision and recall.'),
+  'exact_match': ('', 'Share of answers equal to a reference.'),
+  'bleu': ('', 'Overlap of n-grams with the reference translation.'),
+  'rouge1': ('', 'Overlap of words with the reference summary.'),
+  'rouge2': ('', 'Overlap of word pairs with the reference summary.'),
+  'rougeL': ('', 'Longest common subsequence with the reference summary.'),
+}
+# A page without them would leave a reader asking; they get a dash if absent.
+_ALWAYS = (
+  'bits_per_byte',
+  'scorer',
+  'suffix_bits_per_byte',
+  'suffix_scorer',
+  'perplexity',
+  'bytes',
+  'special_mass',
+  'xz_bits_per_byte',
+  'xz_given_training_bits_per_byte',
+  'unigram_bits_per_byte',
+)
+_BASELINES = {
+  'xz -9': 'xz_bits_per_byte',
+  'xz -9 given the training text': 'xz_given_training_bits_per_byte',
+  'unigram model': 'unigram_bits_per_byte',
+}
+# Families that are counted or fitted have neither layers nor a width.
+_FITTED = ('ngram', 'hmm')
+_SAMPLE_CHARACTERS = 12_000
+_MAX_PARTS = 6
+# Characters that HTML forbids, even escaped.
+_FORBIDDEN = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]')
+_DASH = '–'
+
+
+def write(workdir: pathlib.Path) -> pathlib.Path:
+  """Writes WORKDIR/report.html, whole or not at all, and returns its path.
+
+  Raises:
+    errors.UserError: WORKDIR is no folder, or a JSON file in it is broken.
+    OSError: the page cannot be written; the old one is then left as it was.
+  """
+  workdir = pathlib.Path(workdir)
+  page = render(workdir).encode('utf-8')
+  path = workdir / 'report.html'
+  # In the same folder, since a rename is atomic within a file system only.
+  temporary = workdir / f'.report.html.{os.getpid()}'
+  try:
+    temporary.write_bytes(page)
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
+  return path
+
+
+def render(workdir: pathlib.Path) -> str:
+  """Makes the page; absent files and figures are told there, not raised.
+
+  Raises:
+    errors.UserError: WORKDIR is no folder, or a JSON file in it is broken.
+  """
+  workdir = pathlib.Path(workdir)
+  if not workdir.is_dir():
+    raise errors.UserError(
+      f'workdir={str(workdir)!r} is not a folder; '
+      'give the folder of a run, made by run.py --mode=train'
+    )
+  config = _read_object(workdir / 'config.json')
+  provenance = _read_object(workdir / 'provenance.json')
+  lines, unreadable = _read_metrics(workdir / 'metrics.jsonl')
+  samples, samples_cut = _read_samples(workdir / 'samples.txt')
+  finished = bool(lines) and lines[-1].get('split') == 'final'
+  final = _final_figures(lines)
+  curves = _curves(lines)
+  environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+    # By name it would be off: the template's does not end in .html.
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
+  page = environment.get_template('page.html.jinja').render(
+    figure_style=markupsafe.Markup(figures.STYLE),
+    name=workdir.resolve().name or 'run',
+    sentence=_sentence(config, provenance, lines),
+    warnings=_warnings(lines, finished, unreadable),
+    tiles=_tiles(final, provenance),
+    bars=markupsafe.Markup(_bars(final)),
+    comparison=_comparison(final),
+    curves=[markupsafe.Markup(curve) for curve in curves],
+    curves_note=_curves_note(lines),
+    samples=samples,
+    samples_cut=samples_cut,
+    figures=_figure_rows(final),
+    config=_flatten(config),
+    provenance=_flatten(provenance),
+    next_steps=_next_steps(workdir, provenance, finished),
+  )
+  return _FORBIDDEN.sub('\ufffd', page)
+
+
+def _read_object(path: pathlib.Path) -> dict[str, Any]:
+  """Reads a JSON object; an absent file counts as an empty one."""
+  try:
+    value = json.loads(path.read_bytes())
+  except FileNotFoundError:
+    return {}
+  except ValueError as error:
+    raise errors.UserError(
+      f'{path}: not JSON ({error}); restore or delete the file'
+    ) from error
+  if not isinstance(value, dict):
+    raise errors.UserError(
+      f'{path}: must hold a JSON object, not a {type(value).__name__}; '
+      'restore or delete the file'
+    )
+  return value
+
+
+def _read_metrics(path: pathlib.Path) -> tuple[list[dict[str, Any]], int]:
+  """Reads the objects, and counts the broken lines besides a half last one."""
+  if not path.exists():
+    return [], 0
+  lines, unreadable = [], 0
+  *whole, last = path.read_bytes().split(b'\n')
+  for text in [*whole, last]:
+    if not text.strip():
+      continue
+    try:
+      line = json.loads(text)
+    except ValueError:
+      line = None
+    if isinstance(line, dict):
+      lines.append(line)
+    elif text is not last:
+      unreadable += 1
+  return lines, unreadable
+
+
+def _read_samples(path: pathlib.Path) -> tuple[str, bool]:
+  """The end of the text, and whether it was longer."""
+  if not path.exists():
+    return '', False
+  text = path.read_bytes().decode('utf-8', errors='replace').strip('\r\n')
+  return text[-_SAMPLE_CHARACTERS:], len(text) > _SAMPLE_CHARACTERS
+
+
+def _final_figures(lines):
+  """The last test line's figures under the last final line's."""
+  merged = {}
+  for split in ('test', 'final'):
+    chosen = [line for line in lines if line.get('split') == split]
+    merged.update(chosen[-1] if chosen else {})
+  merged.pop('split', None)
+  return merged
+
+
+def _sentence(config, provenance, lines):
+  """One sentence about the run, of the parts that are known."""
+  model = _section(config, 'model')
+  data = _section(config, 'data')
+  objective = _section(config, 'objective').get('name')
+  kind = [model.get('family'), model.get('architecture')]
+  described = ' '.join(str(one) for one in kind if one) or 'a model'
+  if model.get('family') not in _FITTED and model.get('num_layers'):
+    described += f', {model["num_layers"]} layers'
+    if model.get('width'):
+      described += f' of width {model["width"]}'
+  source = data.get('path') or data.get('source') or data.get('sources')
+  steps = max(
+    (line['step'] for line in lines if _is_number(line.get('step'))),
+    default=None,
+  )
+  start = f'Trained with the {objective} objective' if objective else 'Trained'
+  parts = [f'{start}: {described}']
+  if source:
+    parts.append(f'on {_display(source)}')
+  if steps is not None:
+    unit = 'step' if steps == 1 else 'steps'
+    parts.append(f'for {figures.number_text(steps)} {unit}')
+  if provenance.get('devices'):
+    parts.append(f'on {_display(provenance["devices"])}')
+  return ', '.join(parts) + '.'
+
+
+def _warnings(lines, finished, unreadable):
+  found = []
+  if not lines:
+    found.append('Unfinished: metrics.jsonl has no line yet.')
+  elif not finished:
+    step = lines[-1].get('step')
+    where = (
+      f' The last line is of step {figures.number_text(step)}.'
+      if _is_number(step)
+      else ''
+    )
+    found.append(
+      'Unfinished: the run has not written its final figures.' + where
+    )
+  if unreadable:
+    found.append(f'Lines of metrics.jsonl that cannot be read: {unreadable}.')
+  return found
+
+
+def _tiles(final, provenance):
+  scored = final.get('scorer')
+  suffix_scored = final.get('suffix_scorer')
+  tiles = [
+    ('bits_per_byte', 'Bits per byte on test', f'scorer: {scored or _DASH}'),
+    (
+      'suffix_bits_per_byte',
+      'Suffix bits per byte',
+      f'scorer: {suffix_scored or _DASH}',
+    ),
+    ('perplexity', 'Perplexity', 'per token'),
+  ]
+  rows = [
+    {'label': label, 'value': _value_text(name, final.get(name)), 'note': note}
+    for name, label, note in tiles
+  ]
+  parameters = provenance.get('parameters')
+  rows.append(
+    {
+      'label': 'Parameters',
+      'value': _compact(parameters) if _is_number(parameters) else _DASH,
+      'note': 'trained numbers',
+    }
+  )
+  seconds = final.get('seconds')
+  rows.append(
+    {
+      'label': 'Time',
+      'value': _duration(seconds) if _is_number(seconds) else _DASH,
+      'note': 'in all',
+    }
+  )
+  return rows
+
+
+def _bars(final):
+  bars = [
+    figures.Bar(label, _number(final.get(name)))
+    for label, name in _BASELINES.items()
+  ]
+  ours = figures.Bar('this model', _number(final.get('bits_per_byte')), True)
+  return figures.bar_chart(
+    [*bars, ours],
+    title='Test text: lower is better',
+    unit='bits per byte',
+  )
+
+
+def _comparison(final):
+  """The model beside the best baseline, in words."""
+  ours = _number(final.get('bits_per_byte'))
+  if ours is None:
+    return 'Bits per byte of this model: not measured.'
+  measured = {
+    label: _number(final.get(name)) for label, name in _BASELINES.items()
+  }
+  measured = {label: value for label, value in measured.items() if value}
+  if not measured:
+    return 'No baseline was measured.'
+  best = min(measured, key=measured.get)
+  change = ours / measured[best] - 1
+  if not math.isfinite(change):
+    return ''
+  side = 'fewer' if change < 0 else 'more'
+  return (
+    f'This model needs {abs(change):.1%} {side} bits than '
+    f'the best of the baselines, {best}.'
+  )
+
+
+def _curves(lines):
+  """SVG of every chart; none where the run has no train line."""
+  train = [line for line in lines if line.get('split') == 'train']
+  validation = [line for line in lines if line.get('split') == 'validation']
+  if not train:
+    return []
+  charts = [
+    _chart(
+      'Loss',
+      'nats per token',
+      {'training': (train, 'loss'), 'validation': (validation, 'loss')},
+    )
+  ]
+  names = {name: None for line in train for name in line}
+  parts = [name for name in names if name.startswith('loss/')]
+  if len(parts) > 1:
+    sources = {
+      name.removeprefix('loss/'): (train, name) for name in parts[:_MAX_PARTS]
+    }
+    charts.append(_chart('Parts of the training loss', 'nats', sources))
+  name = 'bits_per_byte'
+  if any(_is_number(line.get(name)) for line in validation):
+    charts.append(
+      _chart(
+        'Bits per byte', 'bits per byte', {'validation': (validation, name)}
+      )
+    )
+  for name, title, unit in (
+    ('learning_rate', 'Learning rate', 'step size of the optimizer'),
+    ('gradient_norm', 'Gradient norm', 'global norm before clipping'),
+    ('tokens_per_second', 'Training speed', 'tokens per second'),
+  ):
+    sources = {'training': (train, name)}
+    charts.append(_chart(title, unit, sources, from_zero=True))
+  return charts
+
+
+def _chart(title, unit, sources, *, from_zero=False):
+  """A chart of {name of the curve: (lines, name of the figure)}."""
+  series = []
+  for label, (lines, name) in sources.items():
+    points = [
+      (_float(line['step']), _float(line[name]))
+      for line in lines
+      if _is_number(line.get('step')) and _is_number(line.get(name))
+    ]
+    series.append(
+      figures.Series(label, [x for x, _ in points], [y for _, y in points])
+    )
+  # A name without any value, as of a run without validation, is no curve.
+  series = [one for one in series if one.x] or series[:1]
+  return figures.line_chart(
+    series, title=title, x_label='step', y_label=unit, from_zero=from_zero
+  )
+
+
+def _curves_note(lines):
+  count = sum(line.get('split') == 'train' for line in lines)
+  if count == 1:
+    return 'One train line so far: a curve is a single point.'
+  return (
+    f'From {figures.number_text(count)} train lines; each is the mean since '
+    'the line before.'
+  )
+
+
+def _figure_rows(final):
+  names = [*_ALWAYS, *(name for name in _FIGURES if name not in _ALWAYS)]
+  known = [name for name in names if name in _ALWAYS or name in final]
+  others = [name for name in final if name not in _FIGURES]
+  rows = []
+  for name in [*known, *others]:
+    unit, meaning = _FIGURES.get(name, ('', ''))
+    if name.startswith('loss/'):
+      unit, meaning = 'nats', f'Part of the training loss: {name[5:]}.'
+    value = final.get(name)
+    text = _value_text(name, value)
+    rows.append(
+      {
+        'name': name,
+        'value': text,
+        'exact': '' if value is None else _display(value),
+        'unit': unit if _is_number(value) else '',
+        'meaning': meaning,
+      }
+    )
+  return rows
+
+
+def _next_steps(workdir, provenance, finished):
+  run = f'python run.py --workdir={shlex.quote(str(workdir))}'
+  steps = [
+    {
+      'why': 'Let the model go on with a text of yours:',
+      'command': f'{run} --mode=generate --prompt="Once upon a time"',
+    },
+    {
+      'why': 'Measure it again, or on another text with '
+      '--config.data.path=FILE:',
+      'command': f'{run} --mode=evaluate',
+    },
+  ]
+  command = provenance.get('command')
+  if command and not finished:
+    steps.insert(
+      0,
+      {
+        'why': 'Finish the run from its last checkpoint:',
+        'command': _display(command),
+      },
+    )
+  return steps
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = ''):
+  """Dotted names and values as text: {'a': {'b': 1}} → [('a.b', '1')]."""
+  rows = []
+  for key, value in values.items():
+    if isinstance(value, dict) and value:
+      rows += _flatten(value, f'{prefix}{key}.')
+    else:
+      rows.append((f'{prefix}{key}', _display(value)))
+  return rows
+
+
+def _display(value):
+  """A string as it is, anything else as JSON."""
+  if isinstance(value, str):
+    return value
+  return json.dumps(value, ensure_ascii=False)
+
+
+def _value_text(name, value):
+  if value is None:
+    return _DASH
+  if not _is_number(value):
+    return _display(value)
+  if name.endswith('bits_per_byte') and 1e-3 <= abs(value) < 1e3:
+    return f'{value:.3f}'
+  return figures.number_text(value)
+
+
+def _is_number(value):
+  return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _float(value):
+  """A float, infinite where an integer is too large for one."""
+  try:
+    return float(value)
+  except OverflowError:
+    return math.inf
+
+
+def _number(value):
+  """A finite float or None."""
+  if not _is_number(value) or not math.isfinite(_float(value)):
+    return None
+  return float(value)
+
+
+def _section(config, name):
+  section = config.get(name)
+  return section if isinstance(section, dict) else {}
+
+
+def _compact(count):
+  """12,345 → 12.3 k; 3.2e6 → 3.2 M."""
+  for unit, suffix in ((10**9, 'G'), (10**6, 'M'), (10**3, 'k')):
+    if unit <= count < 10**15:
+      return f'{count / unit:.3g} {suffix}'
+  return figures.number_text(count)
+
+
+def _duration(seconds):
+  """4.2 s, 4 min 12 s, 3 h 20 min."""
+  if not 0 <= seconds < 1e9:
+    return figures.number_text(seconds)
+  if seconds < 60:
+    return f'{seconds:.1f} s'
+  minutes, rest = divmod(round(seconds), 60)
+  if minutes < 60:
+    return f'{minutes} min {rest} s'
+  return f'{minutes // 60} h {minutes % 60} min'

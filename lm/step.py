@@ -1,0 +1,181 @@
+"""The train step: a pure function of state and batch, and the one division."""
+
+import dataclasses
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lm import losses, sharding, types
+from lm.data import tokenizer
+from lm.models import base
+from lm.objectives import base as objectives_base
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+  """All that a step reads and writes.
+
+  step: int32, steps done. params: trained. opt_state: slots, for params only.
+  key: uint32 [2], the run's randomness; steps fold their number into it.
+  """
+
+  step: jax.Array
+  params: base.Params
+  opt_state: Any
+  key: jax.Array
+
+
+Metrics = dict[str, Any]
+
+
+def named_key(key: jax.Array, name: str) -> jax.Array:
+  """A key for a purpose; unlike split, it does not depend on call order."""
+  return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+def init_state(
+  model: base.Model, optimizer: optax.GradientTransformation, seed: int
+) -> TrainState:
+  """A fresh state."""
+  key = jax.random.PRNGKey(seed)
+  params = model.init(named_key(key, 'params'))
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    opt_state=optimizer.init(params),
+    key=key,
+  )
+
+
+def abstract_state(
+  model: base.Model,
+  optimizer: optax.GradientTransformation,
+  mesh: jax.sharding.Mesh,
+) -> TrainState:
+  """The state's shapes, dtypes and shardings, without any array."""
+  shapes = jax.eval_shape(lambda: init_state(model, optimizer, seed=0))
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    shapes,
+    sharding.of_state(mesh, shapes),
+  )
+
+
+def make_train_step(
+  objective: objectives_base.Objective,
+  model: base.Model,
+  optimizer: optax.GradientTransformation,
+  *,
+  microbatches: int,
+) -> Callable[[TrainState, types.Batch], tuple[TrainState, Metrics]]:
+  """(state, batch) -> (state, metrics), not yet compiled.
+
+  Metrics are sums, divided where they are logged: `terms` {name: (sum,
+  weight)}, `gradient_norm` (before clipping), `tokens`, `loss_tokens`,
+  `text_loss_tokens`.
+  """
+
+  def objective_terms(params, batch, key):
+    return objective.loss(model, params, batch, key, True)
+
+  def trained_loss(params, batch, key, weights):
+    terms = objective_terms(params, batch, key)
+    sums = {name: value for name, (value, _) in terms.items()}
+    loss = sum(
+      coefficient * _divide(sums[name], weights[name])
+      for name, coefficient in objective.coefficients.items()
+    )
+    return loss, sums
+
+  gradient = jax.value_and_grad(trained_loss, has_aux=True)
+
+  def step(state: TrainState, batch: types.Batch):
+    key = jax.random.fold_in(named_key(state.key, 'loss'), state.step)
+    # Weights depend on the batch alone: XLA drops the model from this pass.
+    terms = objective_terms(state.params, batch, key)
+    weights = {name: weight for name, (_, weight) in terms.items()}
+    if microbatches == 1:
+      (_, sums), gradients = gradient(state.params, batch, key, weights)
+    else:
+      sums, gradients = _accumulate(
+        gradient, state.params, batch, key, weights, microbatches
+      )
+    updates, opt_state = optimizer.update(
+      gradients, state.opt_state, state.params
+    )
+    new_state = TrainState(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      opt_state=opt_state,
+      key=state.key,
+    )
+    metrics = {
+      'terms': {name: (sums[name], weights[name]) for name in weights},
+      'gradient_norm': optax.global_norm(gradients),
+      **_count(batch),
+    }
+    return new_state, metrics
+
+  return step
+
+
+def make_evaluate_step(
+  objective: objectives_base.Objective, model: base.Model
+) -> Callable[[base.Params, types.Batch], losses.Terms]:
+  """(params, batch) -> terms, without dropout; not yet compiled."""
+  return lambda params, batch: objective.loss(model, params, batch, None, False)
+
+
+def jit_step(step, mesh: jax.sharding.Mesh, abstract: TrainState):
+  """Jits a train step; the state is donated and stays where it was."""
+  state_shardings = jax.tree.map(lambda x: x.sharding, abstract)
+  return jax.jit(
+    step,
+    donate_argnums=0,
+    in_shardings=(state_shardings, sharding.of_batch(mesh)),
+    # Pinned: XLA may otherwise return replicated what came in split.
+    out_shardings=(state_shardings, sharding.replicated(mesh)),
+  )
+
+
+def _divide(total, weight):
+  """total / weight, and 0 (also in its gradient) where the weight is 0."""
+  return total / jnp.where(weight == 0, 1.0, weight) * (weight != 0)
+
+
+def _accumulate(gradient, params, batch, key, weights, microbatches):
+  """Sums of terms and gradients over parts of the batch, one at a time."""
+
+  def split(x_BxL):
+    # Strided parts: each device finds its rows of every part at home.
+    parts = x_BxL.reshape(-1, microbatches, *x_BxL.shape[1:])
+    return jnp.moveaxis(parts, 1, 0)
+
+  def body(carry, xs):
+    part, index = xs
+    (_, sums), gradients = gradient(
+      params, part, jax.random.fold_in(key, index), weights
+    )
+    return jax.tree.map(jnp.add, carry, (sums, gradients)), None
+
+  zeros = (
+    {name: jnp.zeros((), jnp.float32) for name in weights},
+    jax.tree.map(jnp.zeros_like, params),
+  )
+  xs = (jax.tree.map(split, batch), jnp.arange(microbatches))
+  return jax.lax.scan(body, zeros, xs)[0]
+
+
+def _count(batch: types.Batch) -> dict[str, jax.Array]:
+  predicted = batch.weights_BxL > 0
+  text = batch.targets_BxL >= tokenizer.NUM_SPECIAL
+  return {
+    'tokens': jnp.sum(batch.segment_BxL > 0),
+    'loss_tokens': jnp.sum(predicted),
+    'text_loss_tokens': jnp.sum(predicted & text),
+  }

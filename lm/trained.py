@@ -1,0 +1,71 @@
+"""A trained model from its run folder alone."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_collections
+
+from lm import (
+  checkpoint,
+  models,
+  objectives,
+  optimizer,
+  sharding,
+  step,
+)
+from lm import config as config_lib
+from lm.data import tokenizer
+from lm.models import base as models_base
+from lm.objectives import base as objectives_base
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+  """What scoring and generating need; params are of step `step`."""
+
+  config: ml_collections.FrozenConfigDict
+  tokenizer: tokenizer.Tokenizer
+  objective: objectives_base.Objective
+  model: models_base.Model
+  mesh: jax.sharding.Mesh
+  params: models_base.Params
+  step: int
+
+
+def load(workdir: pathlib.Path, overrides: Mapping[str, Any]) -> Trained:
+  """The latest checkpoint of a run folder that can be read.
+
+  Args:
+    overrides: 'section.field' -> value, over the folder's config.
+
+  Raises:
+    UserError: no run or no checkpoint there, or a value out of range.
+  """
+  config = ml_collections.ConfigDict(config_lib.load(workdir))
+  # A copy of the tokenizer is in the folder; the source may be gone.
+  config.data.tokenizer = str(workdir / 'tokenizer')
+  for field, value in overrides.items():
+    section, name = field.split('.')
+    config[section][name] = value
+  config = config_lib.resolve(config)
+  objective = objectives.make(config)
+  model = models.make(config, objective.attention)
+  mesh = sharding.make_mesh(config)
+  abstract = step.abstract_state(model, optimizer.make(config), mesh)
+  checkpoints = checkpoint.Checkpoints(workdir)
+  try:
+    params, number = checkpoints.restore_params(abstract)
+  finally:
+    checkpoints.close()
+  return Trained(
+    config=config,
+    tokenizer=tokenizer.load(workdir / 'tokenizer'),
+    objective=objective,
+    model=model,
+    mesh=mesh,
+    params=params,
+    step=number,
+  )
