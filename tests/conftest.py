@@ -1,0 +1,94 @@
+"""Shared fixtures: eight CPU devices, a small corpus, a tiny config."""
+
+import os
+import pathlib
+import random
+import sys
+
+# Before jax is imported: every test sees a mesh of eight devices.
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
+
+import jax
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from experiments import base
+
+_WORDS = (
+  'the of to and a in that is was he for it with as his on be at by had not '
+  'are but from or have an they which one you were her all she there would '
+  'their we him been has when who will more no if out so said what up its '
+  'about into than them can only other new some could time these two may then '
+  'do first any my now such like our over man me even most made after also '
+  'did many before must through years where much your way well down should '
+  'because each just those people how too little state good very make world'
+).split()
+
+
+def sentences(seed: int, count: int) -> str:
+  """Text of common words, the same for the same arguments."""
+  rng = random.Random(seed)
+  weights = [1 / (i + 1) for i in range(len(_WORDS))]
+  parts = []
+  for _ in range(count):
+    words = rng.choices(_WORDS, weights, k=rng.randint(4, 14))
+    parts.append(' '.join(words).capitalize() + '.')
+    parts.append('\n\n' if rng.random() < 0.2 else ' ')
+  return ''.join(parts)
+
+
+@pytest.fixture(scope='session')
+def corpus(tmp_path_factory) -> pathlib.Path:
+  """A folder of 40 English .txt files, about 120 kB in all."""
+  folder = tmp_path_factory.mktemp('corpus')
+  for number in range(40):
+    text = sentences(number, 20 + 3 * number)
+    (folder / f'{number:02d}.txt').write_text(text, encoding='utf-8')
+  return folder
+
+
+@pytest.fixture(scope='session')
+def compilation_cache(tmp_path_factory) -> str:
+  """A folder that all processes of a test session share."""
+  root = pathlib.Path(tmp_path_factory.getbasetemp())
+  # With xdist each worker has a folder of its own below the session's.
+  shared = root.parent if 'PYTEST_XDIST_WORKER' in os.environ else root
+  return str(shared / 'compiled')
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _use_compilation_cache(compilation_cache):
+  jax.config.update('jax_compilation_cache_dir', compilation_cache)
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
+
+
+@pytest.fixture
+def config(corpus, tmp_path_factory):
+  """A tiny run on `corpus` with bytes; the prepared data is shared."""
+  config = base.get_config()
+  config.data.source = 'files'
+  config.data.path = str(corpus)
+  config.data.tokenizer = 'bytes'
+  # Eight devices split its embeddings.
+  config.data.vocab_size = 528
+  config.data.directory = str(corpus.parent / f'prepared-{corpus.name}')
+  config.data.sequence_length = 32
+  config.data.batch_size = 8
+  config.model.num_layers = 2
+  config.model.width = 32
+  config.model.num_heads = 4
+  config.model.mlp_width = 64
+  config.optimizer.warmup_steps = 2
+  config.train.steps = 8
+  config.train.log_every = 2
+  config.train.evaluate_every = 4
+  config.train.checkpoint_every = 4
+  config.evaluate.batches = 2
+  config.evaluate.batch_size = 16
+  config.evaluate.baselines = False
+  config.generate.max_tokens = 8
+  config.generate.samples = 1
+  return config

@@ -1,0 +1,223 @@
+"""The stack: shapes, leaks, ways to run it, cached decoding."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm import models, types
+from lm import config as config_lib
+from lm.data import tokenizer
+from lm.models import transformer
+
+GPT2 = {
+  'activation': 'gelu_tanh',
+  'position': 'learned',
+  'norm': 'layernorm',
+  'bias': True,
+  'tie_embeddings': True,
+}
+LLAMA = {
+  'activation': 'swiglu',
+  'position': 'rotary',
+  'norm': 'rmsnorm',
+  'bias': False,
+  'tie_embeddings': False,
+  'num_kv_heads': 2,
+}
+SHAPES = {'gpt2': GPT2, 'llama': LLAMA}
+V = tokenizer.FIRST_PIECE
+
+
+def build(config, **changes):
+  for name, value in changes.items():
+    config.model[name] = value
+  return models.make(config_lib.resolve(config), 'causal')
+
+
+def batch_of(segments, length):
+  """A batch with one row a list of segment lengths, random tokens."""
+  rng = np.random.default_rng(0)
+  rows = {'segment': [], 'position': []}
+  for lengths in segments:
+    segment, position = np.zeros((2, length), np.int32)
+    start = 0
+    for number, n in enumerate(lengths, 1):
+      segment[start : start + n] = number
+      position[start : start + n] = np.arange(n)
+      start += n
+    rows['segment'].append(segment)
+    rows['position'].append(position)
+  segment, position = (np.stack(rows[n]) for n in ('segment', 'position'))
+  tokens = rng.integers(270, V, segment.shape).astype(np.int32)
+  return types.Batch(
+    tokens_BxL=jnp.asarray(tokens * (segment > 0)),
+    targets_BxL=jnp.asarray(tokens),
+    weights_BxL=jnp.asarray((segment > 0).astype(np.float32)),
+    order_BxL=jnp.asarray(position),
+    segment_BxL=jnp.asarray(segment),
+    position_BxL=jnp.asarray(position),
+  )
+
+
+def run(model, params, batch, **kwargs):
+  return model.logits(params, model.hidden(params, batch, **kwargs))
+
+
+@pytest.mark.parametrize('shape', SHAPES)
+def test_parameters_are_stacked_and_counted(config, shape):
+  model = build(config, **SHAPES[shape])
+  params = jax.eval_shape(model.init, jax.random.PRNGKey(0))
+  N, D, F, L = 2, 32, 64, 32
+  for leaf in jax.tree.leaves(params['trunk']['layers']):
+    assert leaf.shape[0] == N
+  count = sum(np.prod(x.shape) for x in jax.tree.leaves(params))
+  if shape == 'gpt2':
+    layer = 4 * (D * D + D) + 2 * D * F + F + D + 4 * D
+    expected = 528 * D + L * D + N * layer + 2 * D
+  else:
+    layer = 2 * D * D + 2 * D * (D // 2) + 3 * D * F + 2 * D
+    expected = 2 * 528 * D + N * layer + D
+  assert count == expected
+
+
+@pytest.mark.parametrize('shape', SHAPES)
+def test_no_position_sees_a_later_one_or_another_segment(config, shape):
+  model = build(config, **SHAPES[shape])
+  params = model.init(jax.random.PRNGKey(0))
+  batch = batch_of([[10, 14]], 32)
+  forward = jax.jit(lambda tokens: run(
+    model, params, _with_tokens(batch, tokens)))
+  before = forward(batch.tokens_BxL)
+  for changed in (4, 12):
+    tokens = batch.tokens_BxL.at[0, changed].set(300)
+    after = forward(tokens)
+    same = np.all(np.asarray(before == after), axis=-1)[0]
+    end = 10 if changed < 10 else 24
+    expected = np.ones(32, bool)
+    expected[changed:end] = False
+    np.testing.assert_array_equal(same, expected)
+
+
+def _with_tokens(batch, tokens_BxL):
+  return types.Batch(**{**vars(batch), 'tokens_BxL': tokens_BxL})
+
+
+@pytest.mark.parametrize('shape', SHAPES)
+def test_packing_changes_nothing(config, shape):
+  model = build(config, **SHAPES[shape])
+  params = model.init(jax.random.PRNGKey(0))
+  together = batch_of([[10, 14]], 32)
+  alone = batch_of([[10], [14]], 32)
+  tokens = np.zeros((2, 32), np.int32)
+  tokens[0, :10] = together.tokens_BxL[0, :10]
+  tokens[1, :14] = together.tokens_BxL[0, 10:24]
+  alone = _with_tokens(alone, jnp.asarray(tokens))
+  packed, single = run(model, params, together), run(model, params, alone)
+  np.testing.assert_allclose(packed[0, :10], single[0, :10], atol=1e-5)
+  np.testing.assert_allclose(packed[0, 10:24], single[1, :14], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'scan_layers': True},
+    {'remat': 'full'},
+    {'remat': 'dots'},
+    {'scan_layers': True, 'remat': 'full'},
+  ],
+)
+def test_scan_and_remat_change_no_value_and_no_gradient(config, changes):
+  batch = batch_of([[10, 14], [32]], 32)
+  config.model.dropout = 0.2
+  results = []
+  for way in ({}, changes):
+    model = build(config, **{'scan_layers': False, 'remat': 'none', **way})
+    params = model.init(jax.random.PRNGKey(0))
+
+    def loss(params, model=model):
+      key = jax.random.PRNGKey(1)
+      logits = run(model, params, batch, key=key, train=True)
+      return jnp.mean(logits**2)
+
+    results.append(jax.jit(jax.value_and_grad(loss))(params))
+  for found, expected in zip(*map(jax.tree.leaves, results), strict=True):
+    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_dropout_is_drawn_from_the_key_and_off_when_scoring(config):
+  model = build(config, dropout=0.3)
+  params = model.init(jax.random.PRNGKey(0))
+  batch = batch_of([[32]], 32)
+  keys = [jax.random.PRNGKey(i) for i in (1, 1, 2)]
+  first, again, other = (
+    model.hidden(params, batch, key=key, train=True) for key in keys
+  )
+  np.testing.assert_array_equal(first, again)
+  assert not np.array_equal(first, other)
+  np.testing.assert_array_equal(
+    model.hidden(params, batch), build(config, dropout=0.0).hidden(params, batch)
+  )
+
+
+def test_bfloat16_computes_in_bfloat16_over_float32_parameters(config):
+  model = build(config, dtype='bfloat16')
+  params = model.init(jax.random.PRNGKey(0))
+  assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype('float32')}
+  batch = batch_of([[32]], 32)
+  rough = run(model, params, batch)
+  assert rough.dtype == jnp.bfloat16
+  exact = run(build(config, dtype='float32'), params, batch)
+  np.testing.assert_allclose(rough.astype(jnp.float32), exact, atol=0.1)
+
+
+@pytest.mark.parametrize('shape', SHAPES)
+def test_cached_decoding_equals_the_full_pass_at_every_position(config, shape):
+  model = build(config, **SHAPES[shape])
+  params = model.init(jax.random.PRNGKey(0))
+  prompts, length = [3, 9, 1], 16
+  full = batch_of([[length]] * 3, length)
+  expected = run(model, params, full)
+  tokens = np.zeros((3, 12), np.int32)
+  segment = np.zeros((3, 12), np.int32)
+  for row, n in enumerate(prompts):
+    tokens[row, :n] = full.tokens_BxL[row, :n]
+    segment[row, :n] = 1
+  position = jnp.broadcast_to(jnp.arange(12), (3, 12))
+  prompt = types.Batch(
+    tokens_BxL=jnp.asarray(tokens),
+    targets_BxL=jnp.asarray(tokens),
+    weights_BxL=jnp.asarray(segment.astype(np.float32)),
+    order_BxL=position,
+    segment_BxL=jnp.asarray(segment),
+    position_BxL=position,
+  )
+  hidden, cache = model.start(params, prompt, length)
+  for leaf in jax.tree.leaves(cache):
+    assert leaf.shape[0] == 3
+  logits = model.logits(params, hidden)
+  for row, n in enumerate(prompts):
+    np.testing.assert_allclose(logits[row, :n], expected[row, :n], atol=1e-4)
+  extend = jax.jit(model.extend)
+  # First two tokens at once, then one by one.
+  for done, count in ((0, 2), (2, 1), (3, 1), (4, 1), (5, 1)):
+    new = np.stack(
+      [full.tokens_BxL[r, n + done : n + done + count]
+       for r, n in enumerate(prompts)]
+    )
+    hidden, cache = extend(params, cache, jnp.asarray(new))
+    logits = model.logits(params, hidden)
+    for row, n in enumerate(prompts):
+      place = slice(n + done, n + done + count)
+      np.testing.assert_allclose(logits[row], expected[row, place], atol=1e-4)
+
+
+def test_gradient_of_unstack_is_one_stack():
+  stacked = {'a': jnp.arange(6.0).reshape(3, 2)}
+
+  def loss(stacked):
+    first, _, last = transformer.unstack(stacked, 3)
+    return jnp.sum(first['a'] * 2) + jnp.sum(last['a'] ** 2)
+
+  gradient = jax.grad(loss)(stacked)['a']
+  np.testing.assert_array_equal(gradient, [[2, 2], [0, 0], [8, 10]])
