@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import pathlib
 import shutil
 from typing import Any
@@ -14,9 +15,6 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lm import errors, step
 
-# What Orbax ranks the best checkpoint by; lower is better.
-_METRIC = 'validation_loss'
-
 
 class Checkpoints:
   """The checkpoints of a run folder: asynchronous, the last N and the best.
@@ -28,16 +26,10 @@ class Checkpoints:
 
   def __init__(self, workdir: pathlib.Path, *, keep: int = 1):
     self._directory = workdir.absolute() / 'checkpoints'
+    # Not Orbax's own metrics: one damaged file of them, and it cannot start.
+    self._losses: dict[int, float] = {}
     policies = preservation_policy.AnyPreservationPolicy(
-      [
-        preservation_policy.LatestN(keep),
-        preservation_policy.BestN(
-          # Sorted ascending, the last n stay: the lowest loss comes last.
-          get_metric_fn=lambda metrics: -metrics[_METRIC],
-          n=1,
-          keep_checkpoints_without_metrics=False,
-        ),
-      ]
+      [preservation_policy.LatestN(keep), _Best(self._losses)]
     )
     self._manager = ocp.CheckpointManager(
       self._directory,
@@ -48,6 +40,8 @@ class Checkpoints:
       ),
       item_names=('state', 'progress', 'config'),
     )
+    for number in self._manager.all_steps():
+      self._note_loss(number, self._stored_loss(number))
 
   def steps(self) -> list[int]:
     """Steps of the complete checkpoints, latest first."""
@@ -69,10 +63,12 @@ class Checkpoints:
     number = int(state.step)
     if number in self._manager.all_steps():
       return
-    progress = {**progress, 'digest': _digest(state)}
-    metrics = None
-    if validation_loss is not None:
-      metrics = {_METRIC: validation_loss}
+    progress = {
+      **progress,
+      'digest': _digest(state),
+      'validation_loss': validation_loss,
+    }
+    self._note_loss(number, validation_loss)
     try:
       self._manager.save(
         number,
@@ -81,7 +77,6 @@ class Checkpoints:
           progress=ocp.args.JsonSave(progress),
           config=ocp.args.JsonSave(config),
         ),
-        metrics=metrics,
       )
     except Exception as error:
       raise self._explained(error) from error
@@ -161,6 +156,20 @@ class Checkpoints:
       raise ValueError('the state does not match its digest')
     return state, progress
 
+  def _note_loss(self, number: int, validation_loss: float | None):
+    self._losses.pop(number, None)
+    if validation_loss is not None:
+      self._losses[number] = validation_loss
+
+  def _stored_loss(self, number: int) -> float | None:
+    try:
+      restored = self._manager.restore(
+        number, args=ocp.args.Composite(progress=ocp.args.JsonRestore())
+      )
+      return restored.progress['validation_loss']
+    except Exception:  # damaged: noticed when it is restored
+      return None
+
   def _move_aside(self, number: int, error: Exception):
     aside = self._directory.parent / 'damaged' / str(number)
     logging.warning(
@@ -184,6 +193,19 @@ class Checkpoints:
     return error
 
 
+@dataclasses.dataclass
+class _Best(preservation_policy.PreservationPolicy):
+  """Keeps the checkpoint of the lowest validation loss, of those evaluated."""
+
+  losses: dict[int, float]
+
+  def should_preserve(self, checkpoints, *, context):
+    del context
+    evaluated = [x.step for x in checkpoints if x.step in self.losses]
+    best = min(evaluated, key=self.losses.__getitem__, default=None)
+    return [x.step == best for x in checkpoints]
+
+
 def _as_dict(state: step.TrainState) -> dict[str, Any]:
   return {
     field.name: getattr(state, field.name)
@@ -199,11 +221,16 @@ def _leaf_digests(state):
   """
 
   def digest(leaf):
-    words = leaf.reshape(-1)
+    words = leaf
     if words.dtype == jnp.float32:
       words = jax.lax.bitcast_convert_type(words, jnp.uint32)
     words = words.astype(jnp.uint32)
-    place = jax.lax.iota(jnp.uint32, words.size) * 2 + 1
+    # Row-major, by axes: flattening would gather a leaf that is split.
+    place = jnp.ones((), jnp.uint32)
+    for axis in range(words.ndim):
+      stride = 2 * math.prod(words.shape[axis + 1 :]) % 2**32
+      iota = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+      place = place + iota * jnp.uint32(stride)
     return jnp.stack([jnp.sum(words), jnp.sum(words * place)])
 
   return jnp.stack([digest(leaf) for leaf in jax.tree.leaves(state)])

@@ -1,6 +1,7 @@
 """From a config as given to one that a run can trust, and to disk and back."""
 
 import json
+import math
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -47,8 +48,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
   'optimizer.schedule': tuple(optimizer.SCHEDULES),
 }
 
-# Field -> (least, most) value, None where there is no bound.
-_BOUNDS: dict[str, tuple[float | None, float | None]] = {
+# Field -> (least, most) value; finite, where most is None.
+_BOUNDS: dict[str, tuple[float, float | None]] = {
   'seed': (0, 2**32 - 1),
   'data.document_bytes': (1024, 2**31 - 1),
   'data.held_out_fraction': (0, 0.4),
@@ -70,8 +71,8 @@ _BOUNDS: dict[str, tuple[float | None, float | None]] = {
   'optimizer.schedule_steps': (1, None),
   'optimizer.final_fraction': (0, 1),
   'optimizer.weight_decay': (0, None),
-  'optimizer.b1': (0, 1),
-  'optimizer.b2': (0, 1),
+  'optimizer.b1': (0, 0.99999),  # at 1 the bias correction divides by 0
+  'optimizer.b2': (0, 0.99999),
   'optimizer.epsilon': (0, None),
   'optimizer.momentum': (0, 1),
   'optimizer.clip_norm': (0, None),
@@ -210,8 +211,9 @@ def _check_choices(config):
 def _check_bounds(config):
   for field, (least, most) in _BOUNDS.items():
     value = _get(config, field)
-    low = least is not None and not value >= least
-    if low or (most is not None and not value <= most):
+    # NaN is neither less nor more, and infinity is no JSON.
+    fits = math.isfinite(value) and value >= least
+    if not fits or (most is not None and value > most):
       allowed = f'at least {least}' if most is None else f'{least} to {most}'
       raise errors.UserError(f'{field}={value} is out of range: {allowed}')
 

@@ -24,8 +24,10 @@ class Writer:
     self._path = workdir / 'metrics.jsonl'
     files.truncate(self._path, length)
     self._file = open(self._path, 'ab')  # noqa: SIM115
+    folder = workdir / 'tensorboard'
+    purge = step + 1 if folder.exists() else None
     self._tensorboard = tensorboardX.SummaryWriter(
-      str(workdir / 'tensorboard'), purge_step=step + 1 if step else None
+      str(folder), purge_step=purge
     )
 
   def write(self, step: int, split: str, values: Mapping[str, Any]):

@@ -18,6 +18,9 @@ from lm import sharding, types
 from lm.data import store, tokenizer
 from lm.models import base
 
+# Logits that exist at a time; 256 MiB of float32.
+_LOGITS = 1 << 26
+
 
 @dataclasses.dataclass(frozen=True)
 class Passage:
@@ -197,12 +200,39 @@ def _make_score(model: base.Model, half: int):
     )
     targets_Bxh = jnp.take_along_axis(batch.targets_BxL, place_Bxh, axis=1)
     valid_Bxh = jnp.arange(half)[None, :] < count_B[:, None]
-    logits_BxhxV = model.logits(params, hidden_BxhxD).astype(jnp.float32)
-    log_p_Bxh, mass_Bxh = masked_log_probs(logits_BxhxV, targets_Bxh, allowed_V)
+
+    def score_chunk(chunk):
+      hidden_BxcxD, targets_Bxc = chunk
+      logits_BxcxV = model.logits(params, hidden_BxcxD).astype(jnp.float32)
+      return masked_log_probs(logits_BxcxV, targets_Bxc, allowed_V)
+
+    log_p_Bxh, mass_Bxh = _map_chunks(
+      score_chunk,
+      (hidden_BxhxD, targets_Bxh),
+      max(1, _LOGITS // (len(first_B) * len(allowed_V))),
+    )
     bits_Bxh = jnp.where(valid_Bxh, -log_p_Bxh / jnp.log(2.0), 0.0)
     return bits_Bxh, jnp.where(valid_Bxh, mass_Bxh, 0.0)
 
   return score
+
+
+def _map_chunks(function, arrays, chunk: int):
+  """`function` of arrays [B, h, ...], at most `chunk` positions at a time."""
+  half = arrays[0].shape[1]
+  if chunk >= half:
+    return function(arrays)
+  count = -(-half // chunk)
+
+  def split(x):
+    padding = [(0, 0), (0, count * chunk - half)] + [(0, 0)] * (x.ndim - 2)
+    parts = jnp.pad(x, padding).reshape(len(x), count, chunk, *x.shape[2:])
+    return jnp.moveaxis(parts, 1, 0)
+
+  def join(parts):
+    return jnp.moveaxis(parts, 0, 1).reshape(parts.shape[1], -1)[:, :half]
+
+  return jax.tree.map(join, jax.lax.map(function, jax.tree.map(split, arrays)))
 
 
 def masked_log_probs(

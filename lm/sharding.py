@@ -4,6 +4,7 @@ Mesh axes: `data` replicates parameters and splits the batch; `fsdp` splits
 both; `tensor` splits heads, the MLP's width and the vocabulary.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -61,14 +62,18 @@ def mesh_shape(config, device_count: int) -> dict[str, int]:
   return shape
 
 
-def make_mesh(config) -> jax.sharding.Mesh:
-  """The mesh over all devices."""
-  shape = mesh_shape(config, jax.device_count())
+def make_mesh(
+  config, devices: Sequence[jax.Device] | None = None
+) -> jax.sharding.Mesh:
+  """The mesh over all devices, or over those given."""
+  devices = jax.devices() if devices is None else devices
+  shape = mesh_shape(config, len(devices))
   # Auto: Linen modules carry no sharding of their own.
   return jax.make_mesh(
     tuple(shape.values()),
     tuple(shape),
     axis_types=(jax.sharding.AxisType.Auto,) * len(shape),
+    devices=devices,
   )
 
 

@@ -116,7 +116,7 @@ def make_train_step(
     )
     metrics = {
       'terms': {name: (sums[name], weights[name]) for name in weights},
-      'gradient_norm': optax.global_norm(gradients),
+      'gradient_norm': optax.tree.norm(gradients),
       **_count(batch),
     }
     return new_state, metrics

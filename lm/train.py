@@ -11,7 +11,7 @@ import pathlib
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -206,7 +206,11 @@ class _Run:
       model=self.model,
     )
     for name in ('tokenizer', 'held_out'):
-      _copy_folder(self.prepared.directory / name, self.workdir / name)
+      target = self.workdir / name
+      if not self.resumed:
+        # Perhaps of a start that never reached its first checkpoint.
+        shutil.rmtree(target, ignore_errors=True)
+      _copy_folder(self.prepared.directory / name, target)
 
   def _restore_or_start(self) -> tuple[step.TrainState, _Position]:
     self.transform = optimizer.make(self.config)
@@ -298,7 +302,8 @@ class _Run:
     self.position.accumulator.add(
       step_metrics, positions=data.batch_size * data.sequence_length
     )
-    self._check_finite(number, step_metrics)
+    sums = [total for total, _ in step_metrics['terms'].values()]
+    self._check_finite(number, [*sums, step_metrics['gradient_norm']])
     log = _due(number, self.config.train.log_every, self.steps) or number == 1
     if not log:
       self.progress.update(number)
@@ -326,9 +331,8 @@ class _Run:
     loss = f'loss {values["loss"]:.3f}' if 'loss' in values else 'no loss'
     self.progress.update(number, f'{loss}, {speed:,.0f} tokens/s', log=True)
 
-  def _check_finite(self, number: int, step_metrics: step.Metrics):
-    sums = [total for total, _ in step_metrics['terms'].values()]
-    if np.all(np.isfinite([*sums, step_metrics['gradient_norm']])):
+  def _check_finite(self, number: int, values: Sequence[Any]):
+    if np.all(np.isfinite(values)):
       return
     self.checkpoints.wait()
     saved = self.checkpoints.steps()
@@ -342,6 +346,8 @@ class _Run:
 
   def _validate(self, state: step.TrainState, number: int) -> dict[str, float]:
     values = self.validation(state.params)
+    # Here, before the checkpoint: an update may ruin what its loss did not.
+    self._check_finite(number, list(values.values()))
     self.writer.write(
       number, 'validation', {'seconds': self._seconds(), **values}
     )
@@ -431,6 +437,7 @@ class _Run:
     prompts = evaluate.prompts(self.workdir / 'held_out', count)
     if not prompts:
       return ''
+    prompts = [self._shortened(prompt) for prompt in prompts]
     completions = generate.Generator(run)(prompts)
     blocks = [
       f'=== step {run.step}, sample {i} ===\n{prompt}[...]{completion.text}\n'
@@ -443,6 +450,13 @@ class _Run:
     old = path.read_text('utf-8') if path.exists() else ''
     files.write(path, old + '\n'.join(blocks))
     return f'{prompts[0]}[...]{completions[0].text}'
+
+  def _shortened(self, prompt: str) -> str:
+    """Leaves half of the context to the continuation."""
+    room = self.config.data.sequence_length // 2
+    while prompt and len(self.coder.encode(prompt)) > room - 1:  # BOS
+      prompt = prompt[: len(prompt) * 3 // 4]
+    return prompt
 
 
 def _due(number: int, every: int, last: int) -> bool:

@@ -61,9 +61,7 @@ def test_large_logits_stay_finite():
 def test_bfloat16_logits_are_summed_in_float32(inputs):
   logits = (inputs['hidden'] @ inputs['kernel']).astype(jnp.bfloat16)
   found = losses.cross_entropy(logits, inputs['targets'])
-  exact = losses.cross_entropy(
-    logits.astype(jnp.float32), inputs['targets']
-  )
+  exact = losses.cross_entropy(logits.astype(jnp.float32), inputs['targets'])
   assert found.dtype == jnp.float32
   np.testing.assert_array_equal(found, exact)
 

@@ -301,10 +301,11 @@ def _assign_splits(collected: _Collected, config_data) -> np.ndarray:
     return split
   if len(free) < 3:
     total = int(collected.sizes[free].sum())
+    cut = f'--config.data.document_bytes={max(1024, total // 20)}'
     raise errors.UserError(
       f'{len(free)} document(s) of {total} bytes cannot be split into train, '
-      'validation and test: three are needed; give more, or cut them with '
-      f'--config.data.document_bytes={max(1024, total // 20)}'
+      'validation and test: three are needed; give more'
+      + (f', or cut them with {cut}' if total > 3 * 1024 else '')
     )
   wanted = max(1, round(config_data.held_out_fraction * len(free)))
   split[free] = SPLITS.index('train')

@@ -112,9 +112,7 @@ def llama_params(values):
         'query': dense('self_attn.q_proj', heads(H)),
         'key': dense('self_attn.k_proj', heads(2)),
         'value': dense('self_attn.v_proj', heads(2)),
-        'out': dense(
-          'self_attn.o_proj', lambda w: w.T.reshape(H, D // H, D)
-        ),
+        'out': dense('self_attn.o_proj', lambda w: w.T.reshape(H, D // H, D)),
       },
       'mlp': {
         'gate': dense('mlp.gate_proj'),

@@ -81,9 +81,7 @@ def test_causal_blocks_equal_the_whole_square(length, lengths):
     loss = lambda *qkv: jnp.sum((function(*qkv) * real) ** 2)
     return jax.grad(loss, argnums=(0, 1, 2))(q, k, v)
 
-  for found, expected in zip(
-    gradients(blocked), gradients(whole), strict=True
-  ):
+  for found, expected in zip(gradients(blocked), gradients(whole), strict=True):
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
@@ -98,9 +96,7 @@ def test_padding_gives_finite_rows():
 
 @pytest.mark.parametrize('length', [1, 63, 64, 100, 256, 1000])
 def test_causal_blocks_cover_each_position_once(length):
-  covered = [
-    i for a, b in attention.causal_blocks(length) for i in range(a, b)
-  ]
+  covered = [i for a, b in attention.causal_blocks(length) for i in range(a, b)]
   assert covered == list(range(length))
 
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm import models, types
 from lm import config as config_lib
+from lm import models, types
 from lm.data import tokenizer
 from lm.models import transformer
 
@@ -86,8 +86,9 @@ def test_no_position_sees_a_later_one_or_another_segment(config, shape):
   model = build(config, **SHAPES[shape])
   params = model.init(jax.random.PRNGKey(0))
   batch = batch_of([[10, 14]], 32)
-  forward = jax.jit(lambda tokens: run(
-    model, params, _with_tokens(batch, tokens)))
+  forward = jax.jit(
+    lambda tokens: run(model, params, _with_tokens(batch, tokens))
+  )
   before = forward(batch.tokens_BxL)
   for changed in (4, 12):
     tokens = batch.tokens_BxL.at[0, changed].set(300)
@@ -156,7 +157,8 @@ def test_dropout_is_drawn_from_the_key_and_off_when_scoring(config):
   np.testing.assert_array_equal(first, again)
   assert not np.array_equal(first, other)
   np.testing.assert_array_equal(
-    model.hidden(params, batch), build(config, dropout=0.0).hidden(params, batch)
+    model.hidden(params, batch),
+    build(config, dropout=0.0).hidden(params, batch),
   )
 
 
@@ -202,8 +204,10 @@ def test_cached_decoding_equals_the_full_pass_at_every_position(config, shape):
   # First two tokens at once, then one by one.
   for done, count in ((0, 2), (2, 1), (3, 1), (4, 1), (5, 1)):
     new = np.stack(
-      [full.tokens_BxL[r, n + done : n + done + count]
-       for r, n in enumerate(prompts)]
+      [
+        full.tokens_BxL[r, n + done : n + done + count]
+        for r, n in enumerate(prompts)
+      ]
     )
     hidden, cache = extend(params, cache, jnp.asarray(new))
     logits = model.logits(params, hidden)

@@ -1,0 +1,240 @@
+"""Planned rows: pure functions of (seed, epoch, row), nothing lost."""
+
+import types as python_types
+
+import numpy as np
+import pytest
+
+from lm import objectives
+from lm.data import packing, pipeline, store, tokenizer
+
+L = 16
+
+
+@pytest.fixture(scope='module')
+def split(tmp_path_factory):
+  """30 documents of 1 to 60 tokens; each id tells document and place."""
+  writer = store.Writer(tmp_path_factory.mktemp('split') / 'train')
+  rng = np.random.default_rng(0)
+  for document, n in enumerate(rng.integers(1, 60, 30)):
+    ids = 1000 + 100 * document + np.arange(n)
+    writer.add(ids, np.arange(n) // 2, np.arange(n))
+  writer.close()
+  return store.Split(writer._directory)
+
+
+def objective():
+  config = python_types.SimpleNamespace(
+    data=python_types.SimpleNamespace(sequence_length=L),
+    train=python_types.SimpleNamespace(loss_chunk=0),
+    objective=python_types.SimpleNamespace(name='causal'),
+  )
+  return objectives.make(config)
+
+
+def make_rows(split, seed=0, **kwargs):
+  return packing.Rows(
+    split, objective(), sequence_length=L, seed=seed, **kwargs
+  )
+
+
+def epoch_size(split, seed=0):
+  return make_rows(split, seed).rows_in_first_epoch(10**6)
+
+
+def test_cut_of_the_docstring():
+  document, start, stop = packing.cut(np.array([3, 10]), 4, np.array([2, 1]))
+  assert document.tolist() == [0, 1, 1, 1, 1]
+  assert start.tolist() == [0, 0, 1, 5, 9]
+  assert stop.tolist() == [3, 1, 5, 9, 10]
+
+
+def test_cut_covers_each_document_once():
+  rng = np.random.default_rng(0)
+  lengths = rng.integers(0, 50, 500)
+  offsets = rng.integers(0, 7, 500)
+  document, start, stop = packing.cut(lengths, 7, offsets)
+  assert np.all(stop > start)
+  assert np.all(stop - start <= 7)
+  for d, n in enumerate(lengths):
+    places = [
+      i
+      for a, b in zip(start[document == d], stop[document == d], strict=True)
+      for i in range(a, b)
+    ]
+    assert places == list(range(n))
+
+
+def test_first_fit_of_the_docstring():
+  assert packing.first_fit([5, 3, 2, 4], 8) == [[0, 1], [2, 3]]
+
+
+def test_first_fit_loses_nothing_and_overfills_nothing():
+  sizes = np.random.default_rng(0).integers(1, 17, 300).tolist()
+  rows = packing.first_fit(sizes, 16)
+  assert sorted(i for row in rows for i in row) == list(range(300))
+  assert all(sum(sizes[i] for i in row) <= 16 for row in rows)
+  # Any two rows that could be one would be one.
+  sums = sorted(sum(sizes[i] for i in row) for row in rows)
+  assert len(sums) < 2 or sums[0] + sums[1] > 16
+
+
+def test_pack_of_the_docstring():
+  rng = np.random.default_rng(0)
+  examples = [
+    objective().corrupt(_record([1, 2, 3]), rng),
+    objective().corrupt(_record([4, 5]), rng),
+  ]
+  row = packing.pack(examples, 6)
+  assert row['segment'].tolist() == [1, 1, 1, 2, 2, 0]
+  assert row['position'].tolist() == [0, 1, 2, 0, 1, 0]
+  assert row['targets'].tolist() == [1, 2, 3, 4, 5, 0]
+  assert row['weights'].tolist() == [1, 1, 1, 1, 1, 0]
+
+
+def _record(ids):
+  from lm.objectives import base
+
+  ids = np.array(ids, np.int32)
+  return base.Record(ids_L=ids, word_L=np.arange(len(ids)))
+
+
+def test_an_epoch_holds_every_token_once(split):
+  rows = make_rows(split)
+  count = epoch_size(split)
+  seen = []
+  for number in range(count):
+    row = rows[number]
+    seen += row['targets'][row['weights'] > 0].tolist()
+  expected = np.concatenate([split.read(d)[0] for d in range(len(split))])
+  assert sorted(seen) == sorted(expected.tolist())
+
+
+def test_epochs_differ_and_each_is_whole(split):
+  rows = make_rows(split)
+  count = epoch_size(split)
+  assert rows.epochs(0) == 0
+  assert rows.epochs(count) == 1
+  assert 0 < rows.epochs(count // 2) < 1
+  first = [rows[n]['targets'] for n in range(count)]
+  second = [rows[count + n]['targets'] for n in range(count)]
+  assert not np.array_equal(first, second)
+  total = int(split.lengths.sum())
+  number, seen = 0, 0
+  while rows.epochs(number) < 3:
+    seen += int(rows[number]['weights'].sum())
+    number += 1
+  assert seen == 3 * total
+
+
+def test_a_row_depends_on_seed_epoch_and_number_alone(split):
+  numbers = [40, 3, 90, 0, 41, 3]
+  orderly, jumping = make_rows(split), make_rows(split)
+  expected = {n: orderly[n] for n in range(100)}
+  for number in numbers:
+    found = jumping[number]
+    for name, value in found.items():
+      np.testing.assert_array_equal(value, expected[number][name])
+  other = make_rows(split, seed=1)
+  assert any(
+    not np.array_equal(other[n]['targets'], expected[n]['targets'])
+    for n in numbers
+  )
+
+
+def test_segments_begin_with_bos_and_hold_one_document(split):
+  rows = make_rows(split)
+  for number in range(epoch_size(split)):
+    row = rows[number]
+    for segment in range(1, row['segment'].max() + 1):
+      inside = row['segment'] == segment
+      assert row['tokens'][inside][0] == tokenizer.BOS
+      assert len({t // 100 for t in row['targets'][inside]}) == 1
+      np.testing.assert_array_equal(
+        row['tokens'][inside][1:], row['targets'][inside][:-1]
+      )
+
+
+def test_cross_document_rows_are_one_segment(split):
+  rows = make_rows(split, cross_document_attention=True)
+  apart = make_rows(split)
+  for number in range(20):
+    row, other = rows[number], apart[number]
+    filled = int((other['segment'] > 0).sum())
+    assert row['segment'].tolist() == [1] * filled + [0] * (L - filled)
+    assert row['order'][:filled].tolist() == list(range(filled))
+    np.testing.assert_array_equal(row['position'], row['order'])
+    np.testing.assert_array_equal(row['targets'], other['targets'])
+
+
+@pytest.mark.parametrize('threads', [0, 1, 3])
+def test_batches_do_not_depend_on_threads_or_processes(split, threads):
+  B = 4
+
+  def batches(local, threads, first):
+    return list(
+      pipeline.iterate(
+        make_rows(split),
+        batch_size=B,
+        local_rows=np.array(local),
+        first=first,
+        stop=30,
+        threads=threads,
+        prefetch=3,
+      )
+    )
+
+  whole = batches(range(B), 0, 0)
+  assert len(whole) == 30
+  late = batches(range(B), threads, 11)
+  for found, expected in zip(late, whole[11:], strict=True):
+    np.testing.assert_array_equal(found.tokens_BxL, expected.tokens_BxL)
+  halves = [batches(half, threads, 0) for half in ((0, 1), (2, 3))]
+  for *parts, expected in zip(*halves, whole, strict=True):
+    joined = np.concatenate([part.targets_BxL for part in parts])
+    np.testing.assert_array_equal(joined, expected.targets_BxL)
+
+
+def test_iterating_past_the_last_batch_gives_none(split):
+  assert not list(
+    pipeline.iterate(
+      make_rows(split),
+      batch_size=4,
+      local_rows=np.arange(4),
+      first=5,
+      stop=5,
+      threads=2,
+      prefetch=2,
+    )
+  )
+
+
+def test_documents_are_read_back_across_blocks(tmp_path):
+  writer = store.Writer(tmp_path / 'split')
+  lengths = [1, store.BLOCK, store.BLOCK + 1, 3 * store.BLOCK - 5]
+  for number, n in enumerate(lengths):
+    ids = np.arange(n) + number
+    writer.add(ids, ids // 3, ids * 2)
+  writer.close()
+  split = store.Split(tmp_path / 'split')
+  assert split.lengths.tolist() == lengths
+  for number, n in enumerate(lengths):
+    expected = np.arange(n) + number
+    whole = split.read(number)
+    np.testing.assert_array_equal(
+      whole, [expected, expected // 3, expected * 2]
+    )
+    start, stop = n // 3, n // 3 + max(1, n // 2)
+    np.testing.assert_array_equal(
+      split.read(number, start, stop), whole[:, start:stop]
+    )
+
+
+def test_shards_that_miss_records_are_refused(tmp_path):
+  writer = store.Writer(tmp_path / 'split')
+  for _ in range(3):
+    writer.add(np.arange(5), np.arange(5), np.arange(5))
+  writer.close()
+  np.save(tmp_path / 'split' / 'lengths.npy', np.array([5, 5, 5, 5]))
+  with pytest.raises(ValueError, match='3 records where its index lists 4'):
+    store.Split(tmp_path / 'split')

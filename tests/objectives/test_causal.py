@@ -1,0 +1,87 @@
+"""Next-token prediction: the worked example, no leak, unpacked = packed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm import config as config_lib
+from lm import models, objectives, types
+from lm.data import packing, tokenizer
+from lm.objectives import base
+
+
+def record(ids):
+  ids = np.array(ids, np.int32)
+  return base.Record(ids_L=ids, word_L=np.arange(len(ids), dtype=np.int32))
+
+
+def test_example_of_the_docstring(config):
+  objective = objectives.make(config_lib.resolve(config))
+  example = objective.corrupt(
+    record([10, 11, 12, tokenizer.EOS]), np.random.default_rng(0)
+  )
+  assert example.tokens_L.tolist() == [tokenizer.BOS, 10, 11, 12]
+  assert example.targets_L.tolist() == [10, 11, 12, tokenizer.EOS]
+  assert example.weights_L.tolist() == [1, 1, 1, 1]
+  assert example.order_L.tolist() == [0, 1, 2, 3]
+  assert objective.size(4, np.random.default_rng(0)) == 4
+
+
+def test_static_attention_is_that_of_the_order(config):
+  objective = objectives.make(config_lib.resolve(config))
+  example = objective.corrupt(record(range(9)), np.random.default_rng(0))
+  assert objective.attention == 'causal'
+  np.testing.assert_array_equal(example.order_L, np.arange(9))
+
+
+def test_a_loss_sees_what_it_may_and_nothing_else(config):
+  """Each position's loss alone, when each other token is changed."""
+  config = config_lib.resolve(config)
+  objective = objectives.make(config)
+  model = models.make(config, objective.attention)
+  params = model.init(jax.random.PRNGKey(0))
+  rng = np.random.default_rng(0)
+  lengths = (6, 5)
+  examples = [
+    objective.corrupt(record(rng.integers(270, 526, n)), rng) for n in lengths
+  ]
+  row = packing.pack(examples, 12)
+  batch = packing.stack([row] * 12)
+  # Row i of the batch has the loss of position i only.
+  batch = types.Batch(**{**vars(batch), 'weights_BxL': np.diag(row['weights'])})
+
+  @jax.jit
+  def losses(tokens_BxL):
+    changed = types.Batch(**{**vars(batch), 'tokens_BxL': tokens_BxL})
+    hidden = model.hidden(params, changed)
+    from lm import losses as losses_lib
+
+    nll = losses_lib.cross_entropy(
+      model.logits(params, hidden), changed.targets_BxL
+    )
+    return jnp.sum(nll * changed.weights_BxL, axis=1)
+
+  before = np.asarray(losses(batch.tokens_BxL))
+  for changed in range(sum(lengths)):
+    tokens = batch.tokens_BxL.copy()
+    tokens[:, changed] = 300 if tokens[0, changed] != 300 else 301
+    same = np.asarray(losses(tokens)) == before
+    segment = row['segment']
+    for i in range(sum(lengths)):
+      sees = segment[i] == segment[changed] and changed <= i
+      assert same[i] != sees, (i, changed)
+
+
+def test_loss_is_the_sum_over_targets_and_their_number(config):
+  config = config_lib.resolve(config)
+  objective = objectives.make(config)
+  model = models.make(config, objective.attention)
+  params = model.init(jax.random.PRNGKey(0))
+  rng = np.random.default_rng(0)
+  example = objective.corrupt(record(rng.integers(270, 526, 20)), rng)
+  batch = packing.stack([packing.pack([example], 32)])
+  total, weight = objective.loss(model, params, batch, None, False)['causal']
+  logits = model.logits(params, model.hidden(params, batch))
+  log_p = jax.nn.log_softmax(logits)[0, np.arange(20), example.targets_L]
+  assert weight == 20
+  np.testing.assert_allclose(total, -np.sum(log_p), rtol=1e-5)

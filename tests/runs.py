@@ -1,0 +1,180 @@
+"""Real runs: `run.py` as a process that can be held, killed and compared."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+# What may differ between two runs of the same config.
+_EXEMPT = ('seconds', 'tokens_per_second', 'model_flops_utilization')
+_PATIENCE = 120.0  # seconds
+
+_EXPERIMENT = '''
+"""A tiny run. Its batches come slowly, and not at all at batch $HOLD_AT."""
+
+import os
+import pathlib
+import time
+
+from experiments import base
+from lm.data import pipeline
+
+_iterate = pipeline.iterate
+
+
+def _slowly(rows, *, first, **settings):
+  batches = _iterate(rows, first=first, **settings)
+  for number, batch in enumerate(batches, first):
+    held = os.environ.get('HELD', '')
+    if held and number == int(os.environ['HOLD_AT']):
+      pathlib.Path(held).touch()
+      while os.path.exists(held):
+        time.sleep(0.01)
+    time.sleep(0.01)
+    yield batch
+
+
+pipeline.iterate = _slowly
+
+
+def get_config():
+  config = base.get_config()
+  config.data.source = 'files'
+  config.data.path = {corpus!r}
+  config.data.directory = {prepared!r}
+  config.data.tokenizer = 'bytes'
+  config.data.sequence_length = 32
+  config.data.batch_size = 4
+  config.model.num_layers = 2
+  config.model.width = 32
+  config.model.num_heads = 4
+  config.model.mlp_width = 64
+  # Randomness of a step must come back too.
+  config.model.dropout = 0.1
+  config.optimizer.warmup_steps = 2
+  config.train.steps = 40
+  config.train.log_every = 3
+  config.train.evaluate_every = 8
+  config.train.checkpoint_every = 12
+  config.evaluate.batches = 2
+  config.evaluate.batch_size = 16
+  config.evaluate.baselines = False
+  config.generate.max_tokens = 4
+  config.generate.samples = 1
+  return config
+'''
+
+
+@dataclasses.dataclass(frozen=True)
+class Launcher:
+  """Starts `run.py` on one CPU device with the tiny experiment."""
+
+  experiment: pathlib.Path
+  compiled: str
+
+  @classmethod
+  def write(
+    cls, folder: pathlib.Path, corpus: pathlib.Path, compiled: str
+  ) -> 'Launcher':
+    """Writes the experiment's file into `folder`."""
+    experiment = folder / 'tiny.py'
+    experiment.write_text(
+      _EXPERIMENT.format(corpus=str(corpus), prepared=str(folder / 'prepared'))
+    )
+    return cls(experiment, compiled)
+
+  def start(
+    self, workdir: pathlib.Path, *flags: str, hold_at: int | None = None
+  ) -> subprocess.Popen:
+    """Starts a run; `hold_at` is the step after which it waits, see `held`."""
+    environment = {**os.environ, 'JAX_COMPILATION_CACHE_DIR': self.compiled}
+    del environment['XLA_FLAGS']  # the eight devices of this process
+    if hold_at is not None:
+      environment |= {'HOLD_AT': str(hold_at), 'HELD': str(held(workdir))}
+    return subprocess.Popen(
+      [
+        sys.executable,
+        'run.py',
+        f'--config={self.experiment}',
+        f'--workdir={workdir}',
+        *flags,
+      ],
+      cwd=ROOT,
+      env=environment,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+
+  def run(self, workdir: pathlib.Path, *flags: str) -> tuple[int, str, str]:
+    """A run from start to end: exit code, stdout, stderr."""
+    return finish(self.start(workdir, *flags))
+
+
+def held(workdir: pathlib.Path) -> pathlib.Path:
+  """The file that a held run makes and that it waits to see removed."""
+  return workdir.with_name(f'{workdir.name}.held')
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+  """Waits for the end: exit code, stdout, stderr."""
+  out, err = process.communicate(timeout=_PATIENCE)
+  return process.returncode, out, err
+
+
+def kill(process: subprocess.Popen) -> tuple[int, str, str]:
+  """kill -9, of a process that must still be running."""
+  process.send_signal(signal.SIGKILL)
+  result = finish(process)
+  assert result[0] == -signal.SIGKILL, result
+  return result
+
+
+def wait_until(process: subprocess.Popen, condition: Callable[[], bool]):
+  """Polls; fails if the process ends first."""
+  deadline = time.monotonic() + _PATIENCE
+  while not condition():
+    if process.poll() is not None:
+      raise AssertionError(f'ended too early: {process.communicate()}')
+    assert time.monotonic() < deadline
+    time.sleep(0.002)
+
+
+def wait_until_held(process: subprocess.Popen, workdir: pathlib.Path):
+  """Waits until the run has come to its `hold_at`."""
+  wait_until(process, held(workdir).exists)
+
+
+def lines(workdir: pathlib.Path) -> list[dict[str, Any]]:
+  """All of metrics.jsonl, without the figures that depend on the clock.
+
+  Raises:
+    ValueError: a line that is not JSON, or half a line.
+  """
+  text = (workdir / 'metrics.jsonl').read_text('utf-8')
+  whole = [json.loads(line) for line in text.splitlines()]
+  if not text.endswith('\n'):
+    raise ValueError('half a line at the end')
+  return [{k: v for k, v in x.items() if k not in _EXEMPT} for x in whole]
+
+
+def steps(workdir: pathlib.Path, split: str) -> list[int]:
+  """Steps of the whole lines of a split, in order; also while it is written."""
+  path = workdir / 'metrics.jsonl'
+  text = path.read_text('utf-8') if path.exists() else ''
+  whole = [json.loads(line) for line in text.split('\n')[:-1]]
+  return [line['step'] for line in whole if line['split'] == split]
+
+
+def saved(workdir: pathlib.Path) -> list[int]:
+  """Steps of the checkpoints in a run folder, sorted."""
+  folder = workdir / 'checkpoints'
+  names = [p.name for p in folder.iterdir()] if folder.exists() else []
+  return sorted(int(name) for name in names if name.isdigit())
