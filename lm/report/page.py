@@ -6,7 +6,6 @@ no other place for anything.
 
 import json
 import math
-import os
 import pathlib
 import re
 import shlex
@@ -16,67 +15,9 @@ from typing import Any
 import jinja2
 import markupsafe
 
-from lm import errors
-from lm.report import figures
+from lm import errors, files, metrics
+from lm.report import figures, meanings
 
-# Name → unit, meaning, for every figure with a fixed name.
-_FIGURES = {
-  'bits_per_byte': (
-    'bits per byte',
-    'Bits the model needs for a byte of the test documents; lower is better.',
-  ),
-  'scorer': ('', 'How the bits per byte were computed.'),
-  'suffix_bits_per_byte': (
-    'bits per byte',
-    'Bits for the second half of test windows of 1,024 bytes, given the first.',
-  ),
-  'suffix_scorer': ('', 'How the suffix figure was computed.'),
-  'pseudo_bits_per_byte': (
-    'bits per byte',
-    'Each token given all others: no probability of the text, '
-    'not comparable with bits per byte.',
-  ),
-  'perplexity': (
-    'per token',
-    'Exponential of the mean nats per token; comparable under one tokenizer.',
-  ),
-  'bytes': ('bytes', 'Size of the text that was scored.'),
-  'special_mass': (
-    'probability',
-    'Mean probability that special tokens lost before scoring text.',
-  ),
-  'xz_bits_per_byte': ('bits per byte', 'The test text under xz -9.'),
-  'xz_given_training_bits_per_byte': (
-    'bits per byte',
-    'What the test text adds to the training text under xz -9.',
-  ),
-  'unigram_bits_per_byte': (
-    'bits per byte',
-    'The test text under token frequencies of the training text.',
-  ),
-  'loss': ('nats per token', 'Training objective, the mean of its last line.'),
-  'tokens': ('tokens', 'Tokens read in training, padding left out.'),
-  'positions': ('positions', 'Positions processed in training, with padding.'),
-  'loss_tokens': ('tokens', 'Tokens that had to be predicted in training.'),
-  'text_loss_tokens': ('tokens', 'Of these, tokens of text.'),
-  'epochs': ('epochs', 'Passes over the training data.'),
-  'flops': ('FLOP', 'Arithmetic of training, by formula.'),
-  'seconds': ('s', 'Time since the start of the run.'),
-  'tokens_per_second': ('tokens/s', 'Training speed.'),
-  'model_flops_utilization': ('', "Share of the device's peak arithmetic."),
-  'learning_rate': ('', 'Learning rate of the last step.'),
-  'gradient_norm': ('', 'Norm of the gradient before clipping.'),
-  'step': ('steps', 'Optimizer steps done.'),
-  'accuracy': ('', 'Share of examples labelled correctly.'),
-  'precision': ('', 'Share of what was found that is right.'),
-  'recall': ('', 'Share of what is right that was found.'),
-  'f1': ('', 'Harmonic mean of precision and recall.'),
-  'exact_match': ('', 'Share of answers equal to a reference.'),
-  'bleu': ('', 'Overlap of n-grams with the reference translation.'),
-  'rouge1': ('', 'Overlap of words with the reference summary.'),
-  'rouge2': ('', 'Overlap of word pairs with the reference summary.'),
-  'rougeL': ('', 'Longest common subsequence with the reference summary.'),
-}
 # A page without them would leave a reader asking; they get a dash if absent.
 _ALWAYS = (
   'bits_per_byte',
@@ -112,15 +53,8 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
     OSError: the page cannot be written; the old one is then left as it was.
   """
   workdir = pathlib.Path(workdir)
-  page = render(workdir).encode('utf-8')
   path = workdir / 'report.html'
-  # In the same folder, since a rename is atomic within a file system only.
-  temporary = workdir / f'.report.html.{os.getpid()}'
-  try:
-    temporary.write_bytes(page)
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
+  files.write(path, render(workdir))
   return path
 
 
@@ -138,7 +72,7 @@ def render(workdir: pathlib.Path) -> str:
     )
   config = _read_object(workdir / 'config.json')
   provenance = _read_object(workdir / 'provenance.json')
-  lines, unreadable = _read_metrics(workdir / 'metrics.jsonl')
+  lines = metrics.read(workdir)
   samples, samples_cut = _read_samples(workdir / 'samples.txt')
   finished = bool(lines) and lines[-1].get('split') == 'final'
   final = _final_figures(lines)
@@ -155,7 +89,7 @@ def render(workdir: pathlib.Path) -> str:
     figure_style=markupsafe.Markup(figures.STYLE),
     name=workdir.resolve().name or 'run',
     sentence=_sentence(config, provenance, lines),
-    warnings=_warnings(lines, finished, unreadable),
+    warnings=_warnings(lines, finished),
     tiles=_tiles(final, provenance),
     bars=markupsafe.Markup(_bars(final)),
     comparison=_comparison(final),
@@ -187,26 +121,6 @@ def _read_object(path: pathlib.Path) -> dict[str, Any]:
       'restore or delete the file'
     )
   return value
-
-
-def _read_metrics(path: pathlib.Path) -> tuple[list[dict[str, Any]], int]:
-  """Reads the objects, and counts the broken lines besides a half last one."""
-  if not path.exists():
-    return [], 0
-  lines, unreadable = [], 0
-  *whole, last = path.read_bytes().split(b'\n')
-  for text in [*whole, last]:
-    if not text.strip():
-      continue
-    try:
-      line = json.loads(text)
-    except ValueError:
-      line = None
-    if isinstance(line, dict):
-      lines.append(line)
-    elif text is not last:
-      unreadable += 1
-  return lines, unreadable
 
 
 def _read_samples(path: pathlib.Path) -> tuple[str, bool]:
@@ -255,7 +169,7 @@ def _sentence(config, provenance, lines):
   return ', '.join(parts) + '.'
 
 
-def _warnings(lines, finished, unreadable):
+def _warnings(lines, finished):
   found = []
   if not lines:
     found.append('Unfinished: metrics.jsonl has no line yet.')
@@ -269,8 +183,6 @@ def _warnings(lines, finished, unreadable):
     found.append(
       'Unfinished: the run has not written its final figures.' + where
     )
-  if unreadable:
-    found.append(f'Lines of metrics.jsonl that cannot be read: {unreadable}.')
   return found
 
 
@@ -411,12 +323,15 @@ def _curves_note(lines):
 
 
 def _figure_rows(final):
-  names = [*_ALWAYS, *(name for name in _FIGURES if name not in _ALWAYS)]
+  names = [
+    *_ALWAYS,
+    *(name for name in meanings.FIGURES if name not in _ALWAYS),
+  ]
   known = [name for name in names if name in _ALWAYS or name in final]
-  others = [name for name in final if name not in _FIGURES]
+  others = [name for name in final if name not in meanings.FIGURES]
   rows = []
   for name in [*known, *others]:
-    unit, meaning = _FIGURES.get(name, ('', ''))
+    unit, meaning = meanings.FIGURES.get(name, ('', ''))
     if name.startswith('loss/'):
       unit, meaning = 'nats', f'Part of the training loss: {name[5:]}.'
     value = final.get(name)
@@ -441,8 +356,7 @@ def _next_steps(workdir, provenance, finished):
       'command': f'{run} --mode=generate --prompt="Once upon a time"',
     },
     {
-      'why': 'Measure it again, or on another text with '
-      '--config.data.path=FILE:',
+      'why': 'Measure it again:',
       'command': f'{run} --mode=evaluate',
     },
   ]

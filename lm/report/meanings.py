@@ -1,0 +1,49 @@
+"""Units and meanings of the figures of a run, for people."""
+
+# Name → unit, meaning, for every figure with a fixed name.
+FIGURES = {
+  'bits_per_byte': (
+    'bits per byte',
+    'Bits the model needs for a byte of the test documents; lower is better.',
+  ),
+  'scorer': ('', 'How the bits per byte were computed.'),
+  'suffix_bits_per_byte': (
+    'bits per byte',
+    'Bits for the second half of test windows of 1,024 bytes, given the first.',
+  ),
+  'suffix_scorer': ('', 'How the suffix figure was computed.'),
+  'perplexity': (
+    'per token',
+    'Exponential of the mean nats per token; comparable under one tokenizer.',
+  ),
+  'bytes': ('bytes', 'Size of the text that was scored.'),
+  'special_mass': (
+    'probability',
+    'Mean probability that special tokens lost before scoring text.',
+  ),
+  'xz_bits_per_byte': ('bits per byte', 'The test text under xz -9.'),
+  'xz_given_training_bits_per_byte': (
+    'bits per byte',
+    'What the test text adds to the training text under xz -9.',
+  ),
+  'unigram_bits_per_byte': (
+    'bits per byte',
+    'The test text under token frequencies of the training text.',
+  ),
+  'loss': ('nats per token', 'Training objective, the mean of its last line.'),
+  'tokens': ('tokens', 'Tokens read in training, padding left out.'),
+  'positions': ('positions', 'Positions processed in training, with padding.'),
+  'loss_tokens': ('tokens', 'Tokens that had to be predicted in training.'),
+  'text_loss_tokens': ('tokens', 'Of these, tokens of text.'),
+  'epochs': ('epochs', 'Passes over the training data.'),
+  'seconds': ('s', 'Time since the start of the run.'),
+  'tokens_per_second': ('tokens/s', 'Training speed.'),
+  'learning_rate': ('', 'Learning rate of the last step.'),
+  'gradient_norm': ('', 'Norm of the gradient before clipping.'),
+  'step': ('steps', 'Optimizer steps done.'),
+  'validation_loss': (
+    'nats per token',
+    "The objective's own loss on validation rows, at the last evaluation.",
+  ),
+  'best_step': ('steps', 'Where the validation loss was lowest.'),
+}
