@@ -37,19 +37,19 @@ def _compress(data: bytes) -> bytes:
 
 
 def unigram(
-  train: store.Split, held_out: store.Split, vocab_size: int
+  train: store.Split, held_out: store.Split, coder: tokenizer.Tokenizer
 ) -> float:
   """A model of single pieces, add-one smoothed, EOS included.
 
   Every piece of text and EOS can be predicted; bits of EOS count, as they do
   for the model.
   """
-  counts_V = np.zeros(vocab_size, np.int64)
-  counts_V[tokenizer.EOS] = 1
-  counts_V[tokenizer.FIRST_BYTE :] = 1
+  possible_V = coder.byte_lengths_V > 0
+  possible_V[tokenizer.EOS] = True
+  counts_V = possible_V.astype(np.int64)
   for document in range(len(train)):
     ids = train.read(document)[0]
-    counts_V += np.bincount(ids, minlength=vocab_size)
+    counts_V += np.bincount(ids, minlength=len(counts_V))
   bits_V = np.log2(counts_V.sum()) - np.log2(np.maximum(counts_V, 1))
   bits, size = 0.0, 0
   for document in range(len(held_out)):
@@ -83,7 +83,7 @@ def compute(prepared: prepare.Prepared) -> dict[str, float]:
     'xz_given_training_bits_per_byte': xz_given_training(
       training_text(train, coder), texts
     ),
-    'unigram_bits_per_byte': unigram(train, test, coder.vocab_size),
+    'unigram_bits_per_byte': unigram(train, test, coder),
   }
 
 
