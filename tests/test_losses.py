@@ -68,18 +68,18 @@ def test_bfloat16_logits_are_summed_in_float32(inputs):
 
 @pytest.mark.parametrize('chunk', [1, 4, 6])
 def test_chunked_equals_plain_in_value_and_gradients(inputs, chunk):
-  def loss(hidden, kernel, chunk):
+  def loss(hidden, kernel, weights, chunk):
     total, weight = losses.token_cross_entropy(
       lambda h: h @ kernel,
       hidden,
       inputs['targets'],
-      inputs['weights'],
+      weights,
       chunk=chunk,
     )
-    return total / weight
+    return 3 * total / weight
 
-  arguments = inputs['hidden'], inputs['kernel']
-  gradient = jax.value_and_grad(loss, argnums=(0, 1))
+  arguments = inputs['hidden'], inputs['kernel'], inputs['weights']
+  gradient = jax.value_and_grad(loss, argnums=(0, 1, 2))
   plain, plain_gradients = gradient(*arguments, 0)
   chunked, chunked_gradients = gradient(*arguments, chunk)
   np.testing.assert_allclose(chunked, plain, rtol=1e-6)
