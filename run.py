@@ -19,7 +19,7 @@ import pathlib
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 from absl import app, flags, logging
@@ -68,10 +68,30 @@ def _evaluate(workdir: pathlib.Path):
 
 
 def _generate(workdir: pathlib.Path):
-  prompts = [_PROMPT.value]
-  if _PROMPT.value is None:
-    prompts = (line.rstrip('\n') for line in sys.stdin)
-  generate.run(workdir, _overrides('generate', 'mesh'), prompts)
+  generate.run(workdir, _overrides('generate', 'mesh'), _prompts())
+
+
+def _prompts() -> Iterator[str]:
+  """--prompt, or the lines of stdin as they come."""
+  given = _PROMPT.value is not None
+  if given:
+    lines = [os.fsencode(_PROMPT.value)]
+  else:
+    lines = sys.stdin.buffer if sys.stdin else []  # None when it is closed
+  number = 0
+  for number, line in enumerate(lines, 1):
+    try:
+      yield line.decode() if given else line.decode().rstrip('\r\n')
+    except UnicodeDecodeError as error:
+      where = '--prompt' if given else f'line {number} of stdin'
+      raise errors.UserError(
+        f'{where} is not UTF-8 at byte {error.start}; convert it, for instance '
+        'with iconv -f GB18030 -t UTF-8'
+      ) from None
+  if not number:
+    raise errors.UserError(
+      'stdin holds no prompt; give --prompt, or a prompt a line on stdin'
+    )
 
 
 def _prepare(workdir: pathlib.Path):
@@ -102,7 +122,9 @@ def main(argv: Sequence[str]):
         'it out or change the mode'
       )
     if not flags.FLAGS['verbosity'].present:
-      logging.set_verbosity(logging.WARNING)  # Orbax tells much at INFO.
+      logging.set_verbosity(logging.WARNING)
+      # Orbax tells much at INFO, and each error in pages before it raises it.
+      logging.get_absl_logger().setLevel('CRITICAL')
     _keep_memory()
     _use_compilation_cache()
     MODES[_MODE.value](_workdir())

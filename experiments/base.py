@@ -138,4 +138,5 @@ def get_config() -> config_dict.ConfigDict:
   generate.batch_size = 8
   # Samples, continuing held-out documents, written when training ends.
   generate.samples = 4
-  return config
+  # A misspelt field in an experiment is an error, too.
+  return config.lock()

@@ -68,6 +68,7 @@ _BOUNDS: dict[str, tuple[float, float | None]] = {
   'model.rotary_base': (1, None),
   'optimizer.learning_rate': (0, None),
   'optimizer.warmup_steps': (0, None),
+  'train.steps': (1, None),  # before the field that it is the default of
   'optimizer.schedule_steps': (1, None),
   'optimizer.final_fraction': (0, 1),
   'optimizer.weight_decay': (0, None),
@@ -76,7 +77,6 @@ _BOUNDS: dict[str, tuple[float, float | None]] = {
   'optimizer.epsilon': (0, None),
   'optimizer.momentum': (0, 1),
   'optimizer.clip_norm': (0, None),
-  'train.steps': (1, None),
   'train.microbatches': (1, None),
   'train.loss_chunk': (0, None),
   'train.log_every': (0, None),
@@ -175,7 +175,7 @@ def load(workdir: pathlib.Path) -> dict[str, Any]:
   """
   path = workdir / 'config.json'
   try:
-    return json.loads(path.read_text(encoding='utf-8'))
+    config = json.loads(path.read_text(encoding='utf-8'))
   except FileNotFoundError:
     raise errors.UserError(
       f'--workdir={workdir} holds no run: there is no {path}; give the folder '
@@ -185,11 +185,22 @@ def load(workdir: pathlib.Path) -> dict[str, Any]:
     raise errors.UserError(
       f'{path} is not JSON ({error}); restore it, or train into a new folder'
     ) from None
+  sections = {field.split('.')[0] for field in _BOUNDS if '.' in field}
+  if not isinstance(config, dict) or sections - config.keys():
+    raise errors.UserError(
+      f'{path} holds no whole config; restore it, or train into a new folder'
+    )
+  return config
 
 
 def _get(config, field: str) -> Any:
-  for name in field.split('.'):
-    config = config[name]
+  try:
+    for name in field.split('.'):
+      config = config[name]
+  except (KeyError, TypeError):
+    raise errors.UserError(
+      f'the config has no {field}; restore it, or see experiments/base.py'
+    ) from None
   return config
 
 
@@ -289,8 +300,12 @@ def _check_unchanged(config, old: Mapping[str, Any]):
     if field in _MAY_CHANGE or field.split('.')[0] in _MAY_CHANGE:
       continue
     if new.get(field) != old.get(field):
+      was = old.get(field)
+      mend = f'give --config.{field}={was}'
+      if was is None:
+        mend = f'leave --config.{field} out'
       raise errors.UserError(
-        f'the run in this folder was made with {field}={old.get(field)!r}, not '
-        f'{new.get(field)!r}; give --config.{field}={old.get(field)} to go on '
-        'with it, or another --workdir for a new run'
+        f'the run in this folder was made with {field}={was!r}, not '
+        f'{new.get(field)!r}; {mend} to go on with it, or another --workdir '
+        'for a new run'
       )

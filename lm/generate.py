@@ -196,7 +196,7 @@ class Generator:
     ids = np.concatenate([[tokenizer.BOS], self._coder.encode(prompt)])
     if len(ids) > self._length:
       raise errors.UserError(
-        f'--prompt of {len(ids)} tokens (BOS included) is longer than the '
+        f'a prompt of {len(ids)} tokens (BOS included) is longer than the '
         f'context of {self._length} (data.sequence_length); shorten it: '
         f'{json.dumps(prompt[:40], ensure_ascii=False)}...'
       )

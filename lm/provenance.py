@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from lm import files
+from lm import errors, files
 from lm.data import prepare
 from lm.models import base
 
@@ -56,8 +56,23 @@ def write(
 
 
 def read(workdir: pathlib.Path) -> dict[str, Any]:
-  """What `write` wrote."""
-  return json.loads((workdir / 'provenance.json').read_text('utf-8'))
+  """What `write` wrote.
+
+  Raises:
+    UserError: the file is missing or damaged.
+  """
+  path = workdir / 'provenance.json'
+  try:
+    known = json.loads(path.read_text('utf-8'))
+    if {'data_directory', 'data_hash', 'starts'} <= set(known):
+      return known
+    reason = 'fields are missing'
+  except (OSError, ValueError) as error:
+    reason = str(error)
+  raise errors.UserError(
+    f'{path} cannot be used ({reason}); restore it, or start anew in another '
+    '--workdir'
+  )
 
 
 def _commit() -> str | None:

@@ -46,6 +46,7 @@ def load(workdir: pathlib.Path, overrides: Mapping[str, Any]) -> Trained:
   """
   config = ml_collections.ConfigDict(config_lib.load(workdir))
   # A copy of the tokenizer is in the folder; the source may be gone.
+  coder = tokenizer.load(workdir / 'tokenizer')
   config.data.tokenizer = str(workdir / 'tokenizer')
   for field, value in overrides.items():
     section, name = field.split('.')
@@ -62,7 +63,7 @@ def load(workdir: pathlib.Path, overrides: Mapping[str, Any]) -> Trained:
     checkpoints.close()
   return Trained(
     config=config,
-    tokenizer=tokenizer.load(workdir / 'tokenizer'),
+    tokenizer=coder,
     objective=objective,
     model=model,
     mesh=mesh,

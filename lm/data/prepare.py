@@ -116,11 +116,21 @@ def prepare(
 
 
 def load(directory: pathlib.Path) -> Prepared | None:
-  """Prepared data in a folder; None when there is none."""
+  """Prepared data in a folder; None when there is none.
+
+  Raises:
+    UserError: its manifest is damaged.
+  """
+  path = directory / 'manifest.json'
   try:
-    manifest = json.loads((directory / 'manifest.json').read_text('utf-8'))
+    manifest = json.loads(path.read_text('utf-8'))
+    manifest['hash']
   except FileNotFoundError:
     return None
+  except (ValueError, KeyError, TypeError):
+    raise errors.UserError(
+      f'{path} is damaged; remove the folder, it will be prepared again'
+    ) from None
   return Prepared(directory, manifest)
 
 
@@ -289,8 +299,9 @@ def _assign_splits(collected: _Collected, config_data) -> np.ndarray:
   count = len(collected.sizes)
   if not count:
     raise errors.UserError(
-      f'data.source={config_data.source!r} holds no text '
-      f'({_reasons(collected.dropped)}); give files with text in them'
+      f'data.source={config_data.source!r} with data.path={config_data.path!r} '
+      f'holds no text (dropped: {_reasons(collected.dropped)}); give files with '
+      'text in them'
     )
   view = np.ascontiguousarray(collected.digests).view('<u8,<u8').reshape(-1)
   _, first = np.unique(view, return_index=True)
@@ -320,7 +331,7 @@ def _assign_splits(collected: _Collected, config_data) -> np.ndarray:
 
 
 def _reasons(dropped: collections.Counter) -> str:
-  return ', '.join(f'{n} {reason}' for reason, n in dropped.items()) or 'empty'
+  return ', '.join(f'{n} {reason}' for reason, n in dropped.items()) or 'none'
 
 
 def _count(collected: _Collected, split_D: np.ndarray) -> dict[str, Any]:

@@ -13,7 +13,10 @@ import grain.python as grain
 import numpy as np
 from array_record.python import array_record_module
 
+from lm import errors
+
 BLOCK = 4096
+_MEND = 'remove the folder that holds it to have it prepared again'
 # A shard is closed when it holds so many records.
 _SHARD_RECORDS = 4096
 
@@ -68,15 +71,20 @@ class Split:
 
   def __init__(self, directory: pathlib.Path):
     self.directory = directory
-    self.lengths = np.load(directory / 'lengths.npy')
+    try:
+      self.lengths = np.load(directory / 'lengths.npy')
+    except (OSError, ValueError) as error:
+      raise errors.UserError(
+        f'{directory} holds no tokenized documents ({error}); {_MEND}'
+      ) from None
     blocks = -(-self.lengths // BLOCK)
     self._first_record = np.concatenate([[0], np.cumsum(blocks)])
     paths: Sequence[str] = sorted(map(str, directory.glob('*.array_record')))
     self._records = grain.ArrayRecordDataSource(paths) if paths else []
     if len(self._records) != self._first_record[-1]:
-      raise ValueError(
+      raise errors.UserError(
         f'{directory} holds {len(self._records)} records where its index '
-        f'lists {self._first_record[-1]}'
+        f'lists {self._first_record[-1]}; {_MEND}'
       )
 
   def read(self, document: int, start: int = 0, stop: int | None = None):

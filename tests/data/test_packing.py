@@ -5,7 +5,7 @@ import types as python_types
 import numpy as np
 import pytest
 
-from lm import objectives
+from lm import errors, objectives
 from lm.data import packing, pipeline, store, tokenizer
 
 L = 16
@@ -236,5 +236,6 @@ def test_shards_that_miss_records_are_refused(tmp_path):
     writer.add(np.arange(5), np.arange(5), np.arange(5))
   writer.close()
   np.save(tmp_path / 'split' / 'lengths.npy', np.array([5, 5, 5, 5]))
-  with pytest.raises(ValueError, match='3 records where its index lists 4'):
+  found = '3 records where its index lists 4'
+  with pytest.raises(errors.UserError, match=found):
     store.Split(tmp_path / 'split')

