@@ -271,12 +271,13 @@ def _keep_memory():
 
 
 def _use_compilation_cache():
-  """Compiled programs are kept between runs; JAX's own variable overrides."""
+  """Compiled programs are kept between runs; JAX's own variables override."""
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     jax.config.update(
       'jax_compilation_cache_dir', os.path.abspath('runs/.compiled')
     )
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+  if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
 
 
 if __name__ == '__main__':

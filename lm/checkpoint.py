@@ -1,10 +1,12 @@
 """Checkpoints: the train state and the progress beside it. Orbax stays here."""
 
 import dataclasses
+import json
 import logging
 import math
 import pathlib
 import shutil
+import zlib
 from typing import Any
 
 import jax
@@ -21,10 +23,17 @@ class Checkpoints:
 
   Orbax writes into a temporary folder and renames it when it is complete, so
   a killed save leaves no step behind. Each checkpoint also carries a digest of
-  the state's bits: what disks and copies break is noticed on reading.
+  its bits: what disks and copies break is noticed on reading.
   """
 
-  def __init__(self, workdir: pathlib.Path, *, keep: int = 1):
+  def __init__(
+    self, workdir: pathlib.Path, *, keep: int = 1, writes: bool = False
+  ):
+    """Opens the checkpoints; only the one who trains `writes`.
+
+    A reader moves and removes nothing, since another process may be saving.
+    """
+    self._writes = writes
     self._directory = workdir.absolute() / 'checkpoints'
     # Not Orbax's own metrics: one damaged file of them, and it cannot start.
     self._losses: dict[int, float] = {}
@@ -36,7 +45,9 @@ class Checkpoints:
       options=ocp.CheckpointManagerOptions(
         preservation_policy=policies,
         enable_async_checkpointing=True,
-        create=True,
+        create=writes,
+        # What a killed save has left.
+        cleanup_tmp_directories=writes,
       ),
       item_names=('state', 'progress', 'config'),
     )
@@ -68,6 +79,7 @@ class Checkpoints:
       'digest': _digest(state),
       'validation_loss': validation_loss,
     }
+    progress['checksum'] = _checksum(progress)
     self._note_loss(number, validation_loss)
     try:
       self._manager.save(
@@ -97,8 +109,8 @@ class Checkpoints:
   ) -> tuple[step.TrainState, dict[str, Any]] | None:
     """The latest checkpoint that can be read, as (state, progress).
 
-    A damaged one is warned of and moved aside, to WORKDIR/damaged/STEP, and
-    the one before it is tried.
+    A damaged one is warned of and the one before it is tried; who `writes`
+    moves it aside, to WORKDIR/damaged/STEP.
 
     Args:
       abstract_state: shapes, dtypes and shardings to restore to, which need
@@ -110,17 +122,24 @@ class Checkpoints:
     Raises:
       UserError: there are checkpoints and none can be read.
     """
-    steps = self.steps()
-    for number in steps:
+    tried = set()
+    while steps := [s for s in self.steps() if s not in tried]:
+      tried.add(steps[0])
       try:
-        return self._restore(number, abstract_state)
+        return self._restore(steps[0], abstract_state)
       except Exception as error:
-        self._move_aside(number, error)
-    if steps:
+        if _is_of_the_machine(error):
+          raise
+        # A run that is training may have removed it since it was listed.
+        if (self._directory / str(steps[0])).exists():
+          self._set_aside(steps[0], error)
+      self._manager.reload()
+    damaged = self._directory.parent / 'damaged'
+    # Also at the next start, which must not begin anew over what is left.
+    if tried or damaged.exists():
       raise errors.UserError(
-        f'no checkpoint in {self._directory} can be read; the damaged ones are '
-        f'in {self._directory.parent / "damaged"}; remove the run folder to '
-        'start anew'
+        f'no checkpoint in {self._directory} can be read, nor any that was '
+        f'moved to {damaged}; remove the run folder to start anew'
       )
     return None
 
@@ -154,6 +173,8 @@ class Checkpoints:
     state, progress = step.TrainState(**restored.state), restored.progress
     if _digest(state) != progress['digest']:
       raise ValueError('the state does not match its digest')
+    if _checksum(progress) != progress['checksum']:
+      raise ValueError('the progress does not match its checksum')
     return state, progress
 
   def _note_loss(self, number: int, validation_loss: float | None):
@@ -170,18 +191,19 @@ class Checkpoints:
     except Exception:  # damaged: noticed when it is restored
       return None
 
-  def _move_aside(self, number: int, error: Exception):
+  def _set_aside(self, number: int, error: Exception):
     aside = self._directory.parent / 'damaged' / str(number)
     logging.warning(
-      'checkpoint %d is damaged (%s); moved to %s, trying the one before',
+      'checkpoint %d is damaged (%s)%s; trying the one before',
       number,
       _one_line(error),
-      aside,
+      f', moved to {aside}' if self._writes else '',
     )
+    if not self._writes:
+      return
     shutil.rmtree(aside, ignore_errors=True)
     aside.parent.mkdir(exist_ok=True)
     shutil.move(self._directory / str(number), aside)
-    self._manager.reload()
 
   def _explained(self, error: Exception) -> Exception:
     if errors.is_disk_full(error):
@@ -221,10 +243,8 @@ def _leaf_digests(state):
   """
 
   def digest(leaf):
-    words = leaf
-    if words.dtype == jnp.float32:
-      words = jax.lax.bitcast_convert_type(words, jnp.uint32)
-    words = words.astype(jnp.uint32)
+    bits = f'uint{8 * leaf.dtype.itemsize}'
+    words = jax.lax.bitcast_convert_type(leaf, bits).astype(jnp.uint32)
     # Row-major, by axes: flattening would gather a leaf that is split.
     place = jnp.ones((), jnp.uint32)
     for axis in range(words.ndim):
@@ -239,6 +259,20 @@ def _leaf_digests(state):
 def _digest(state: step.TrainState) -> str:
   sums = np.asarray(_leaf_digests(state))
   return ' '.join(f'{a:08x}{b:08x}' for a, b in sums.tolist())
+
+
+def _checksum(progress: dict[str, Any]) -> int:
+  """Of all but itself; the same after a round trip through JSON."""
+  rest = {k: v for k, v in progress.items() if k != 'checksum'}
+  return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
+
+
+def _is_of_the_machine(error: Exception) -> bool:
+  """Whether the checkpoint may well be sound: memory or permission lacks."""
+  of_memory = isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(
+    error
+  )
+  return of_memory or isinstance(error, PermissionError)
 
 
 def _one_line(error: Exception) -> str:

@@ -102,7 +102,7 @@ class _Run:
       self.baselines = baselines.Task(self.prepared)
     self._write_folder()
     self.checkpoints = checkpoint.Checkpoints(
-      self.workdir, keep=self.config.train.keep_checkpoints
+      self.workdir, keep=self.config.train.keep_checkpoints, writes=True
     )
     try:
       self._train_and_finish()
@@ -485,7 +485,13 @@ def _locked(workdir: pathlib.Path) -> Iterator[None]:
         f'another process is training in --workdir={workdir}; wait for it, or '
         'give another folder'
       ) from None
-    yield
+    try:
+      yield
+    except errors.UserError:
+      # A mistake in the very first config leaves no folder behind.
+      if [path.name for path in workdir.iterdir()] == ['.lock']:
+        shutil.rmtree(workdir)
+      raise
 
 
 class _StopSignals:

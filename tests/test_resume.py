@@ -242,7 +242,14 @@ def test_a_second_process_is_turned_away(launcher, tmp_path):
     # The loss of the second step overflows.
     (['--config.optimizer.learning_rate=1e30'], 2),
     # There is no second step: validation sees what the update has ruined.
-    (['--config.optimizer.learning_rate=1e39', '--config.train.steps=1'], 1),
+    (
+      [
+        '--config.optimizer.learning_rate=1e38',
+        '--config.model.norm=layernorm',
+        '--config.train.steps=1',
+      ],
+      1,
+    ),
   ],
 )
 def test_a_loss_that_is_not_finite_stops_the_run(launcher, tmp_path, flags, at):

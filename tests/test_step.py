@@ -46,6 +46,12 @@ class Setup:
 
 
 @pytest.fixture
+def config(config):
+  config.model.num_layers = 1
+  return config
+
+
+@pytest.fixture
 def setup(config) -> Setup:
   return Setup(config)
 

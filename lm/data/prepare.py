@@ -300,8 +300,8 @@ def _assign_splits(collected: _Collected, config_data) -> np.ndarray:
   if not count:
     raise errors.UserError(
       f'data.source={config_data.source!r} with data.path={config_data.path!r} '
-      f'holds no text (dropped: {_reasons(collected.dropped)}); give files with '
-      'text in them'
+      f'holds no text (dropped: {_reasons(collected.dropped)}); give files '
+      'with text in them'
     )
   view = np.ascontiguousarray(collected.digests).view('<u8,<u8').reshape(-1)
   _, first = np.unique(view, return_index=True)
