@@ -66,6 +66,8 @@ def get_config() -> config_dict.ConfigDict:
   model.bias = False
   # The readout is the transposed token embedding.
   model.tie_embeddings = True
+  # Token embeddings times the square root of the width, on the way in.
+  model.scale_embeddings = False
   # On embeddings and on each residual branch.
   model.dropout = 0.0
   # Of computation, float32 or bfloat16; parameters are float32.

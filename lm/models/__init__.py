@@ -25,6 +25,7 @@ def _make_transformer(config, attention: str) -> base.Model:
       rotary_base=model.rotary_base,
       bias=model.bias,
       tie_embeddings=model.tie_embeddings,
+      scale_embeddings=model.scale_embeddings,
       dropout=model.dropout,
       dtype=jnp.dtype(model.dtype),
       scan_layers=model.scan_layers,

@@ -61,6 +61,7 @@ class TransformerConfig:
   rotary_base: float
   bias: bool
   tie_embeddings: bool
+  scale_embeddings: bool
   dropout: float
   dtype: Any
   scan_layers: bool
@@ -108,6 +109,8 @@ class Embeddings(nn.Module):
     self, tokens_BxL: jax.Array, position_BxL: jax.Array
   ) -> jax.Array:
     x_BxLxD = self.token(tokens_BxL)
+    if self.cfg.scale_embeddings:  # Vaswani et al. 2017, section 3.4
+      x_BxLxD = x_BxLxD * self.cfg.D**0.5
     if self.cfg.position == 'learned':
       x_BxLxD = x_BxLxD + self.position(position_BxL)
     return x_BxLxD

@@ -1,0 +1,23 @@
+"""Host memory: how the C library treats what XLA frees on CPU."""
+
+import ctypes
+import sys
+
+# Of malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+
+
+def keep():
+  """Lets the process keep the memory that it frees, where glibc allocates.
+
+  On CPU XLA allocates its temporaries anew at each step. By default glibc gives
+  large ones back to the system and pays for their pages again. To be called
+  before threads are started, each of which gets an arena of its own.
+  """
+  if not sys.platform.startswith('linux'):
+    return
+  mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
+  if mallopt is not None:  # there is none in musl
+    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(_M_ARENA_MAX, 1)
