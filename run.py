@@ -30,7 +30,7 @@ from ml_collections import config_flags
 
 from experiments import base
 from lm import config as config_lib
-from lm import errors, evaluate, generate, train
+from lm import errors, evaluate, generate, stopping, train
 from lm.data import prepare
 
 # A path of the user's that is not as it should be, wherever it is met.
@@ -129,7 +129,7 @@ def main(argv: Sequence[str]):
     MODES[_MODE.value](_workdir())
   except errors.UserError as error:
     _fail(str(error))
-  except train.Interrupted as interruption:
+  except stopping.Interrupted as interruption:
     print(f'\n{interruption}', file=sys.stderr)
     sys.exit(interruption.exit_code)
   except KeyboardInterrupt:

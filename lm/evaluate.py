@@ -10,8 +10,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from lm import baselines as baselines_lib
-from lm import console, metrics, scoring, sharding, step, trained
+from lm import (
+  baselines as baselines_lib,
+  console,
+  metrics,
+  scoring,
+  sharding,
+  step,
+  trained,
+)
 from lm.data import packing, store, tokenizer
 from lm.models import base
 from lm.objectives import base as objectives_base

@@ -4,14 +4,12 @@ config -> data -> tokenizer -> objective -> model -> rows -> mesh -> state
        -> compiled step -> loop -> checkpoint -> evaluate -> report
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import pathlib
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,6 +18,7 @@ import numpy as np
 from lm import (
   baselines,
   checkpoint,
+  config as config_lib,
   console,
   errors,
   evaluate,
@@ -30,23 +29,14 @@ from lm import (
   objectives,
   optimizer,
   provenance,
+  run_folder,
   sharding,
   step,
+  stopping,
   trained,
-)
-from lm import (
-  config as config_lib,
 )
 from lm.data import packing, pipeline, prepare
 from lm.report import page
-
-
-class Interrupted(Exception):  # noqa: N818
-  """A signal asked the run to stop, and it has saved."""
-
-  def __init__(self, message: str, signal_number: int):
-    super().__init__(message)
-    self.exit_code = 128 + signal_number
 
 
 def run(config, workdir: pathlib.Path, command: str):
@@ -58,9 +48,9 @@ def run(config, workdir: pathlib.Path, command: str):
 
   Raises:
     UserError: a mistake in the config or the data, or a loss not finite.
-    Interrupted: after SIGTERM or Ctrl-C; the state has been saved.
+    stopping.Interrupted: after SIGTERM or Ctrl-C; the state has been saved.
   """
-  with _locked(workdir):
+  with run_folder.locked(workdir):
     _Run(config, workdir, command).go()
 
 
@@ -210,7 +200,7 @@ class _Run:
       if not self.resumed:
         # Perhaps of a start that never reached its first checkpoint.
         shutil.rmtree(target, ignore_errors=True)
-      _copy_folder(self.prepared.directory / name, target)
+      run_folder.copy_folder(self.prepared.directory / name, target)
 
   def _restore_or_start(self) -> tuple[step.TrainState, _Position]:
     self.transform = optimizer.make(self.config)
@@ -252,7 +242,7 @@ class _Run:
     compiled = self._compile(state)
     self.tick = (time.monotonic(), first)
     with (
-      _StopSignals() as stop,
+      stopping.Signals() as stop,
       console.Progress('step', start=first, total=self.steps) as self.progress,
     ):
       waiting = None
@@ -376,7 +366,7 @@ class _Run:
 
   def _leave(self, number: int, signal_number: int):
     self.checkpoints.wait()
-    raise Interrupted(
+    raise stopping.Interrupted(
       f'stopped by {signal.Signals(signal_number).name} after step {number} of '
       f'{self.steps}, saved; run the same command to go on: {self.command}',
       signal_number,
@@ -461,55 +451,3 @@ class _Run:
 
 def _due(number: int, every: int, last: int) -> bool:
   return number == last or (every > 0 and number % every == 0)
-
-
-def _copy_folder(source: pathlib.Path, target: pathlib.Path):
-  """Copies a folder; a copy that was cut short does not count as one."""
-  if target.exists():
-    return
-  temporary = target.with_name(f'.{target.name}.tmp')
-  shutil.rmtree(temporary, ignore_errors=True)
-  shutil.copytree(source, temporary)
-  temporary.rename(target)
-
-
-@contextlib.contextmanager
-def _locked(workdir: pathlib.Path) -> Iterator[None]:
-  """Keeps a second process out of the run folder."""
-  workdir.mkdir(parents=True, exist_ok=True)
-  with open(workdir / '.lock', 'w') as lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise errors.UserError(
-        f'another process is training in --workdir={workdir}; wait for it, or '
-        'give another folder'
-      ) from None
-    try:
-      yield
-    except errors.UserError:
-      # A mistake in the very first config leaves no folder behind.
-      if [path.name for path in workdir.iterdir()] == ['.lock']:
-        shutil.rmtree(workdir)
-      raise
-
-
-class _StopSignals:
-  """Remembers SIGTERM and the first Ctrl-C; a second Ctrl-C is not held."""
-
-  def __init__(self):
-    self.signal = 0
-
-  def __enter__(self):
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    self._old = {n: signal.signal(n, self._remember) for n in numbers}
-    return self
-
-  def __exit__(self, *exception):
-    for number, handler in self._old.items():
-      signal.signal(number, handler)
-
-  def _remember(self, number, frame):
-    del frame
-    self.signal = number
-    signal.signal(signal.SIGINT, signal.default_int_handler)

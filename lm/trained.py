@@ -10,13 +10,13 @@ import ml_collections
 
 from lm import (
   checkpoint,
+  config as config_lib,
   models,
   objectives,
   optimizer,
   sharding,
   step,
 )
-from lm import config as config_lib
 from lm.data import tokenizer
 from lm.models import base as models_base
 from lm.objectives import base as objectives_base

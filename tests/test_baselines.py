@@ -5,8 +5,7 @@ import lzma
 import numpy as np
 import pytest
 
-from lm import baselines
-from lm import config as config_lib
+from lm import baselines, config as config_lib
 from lm.data import prepare, tokenizer
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from lm import (
   checkpoint,
+  config as config_lib,
   errors,
   models,
   objectives,
@@ -23,7 +24,6 @@ from lm import (
   sharding,
   step,
 )
-from lm import config as config_lib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

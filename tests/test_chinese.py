@@ -6,8 +6,7 @@ import shutil
 
 import pytest
 
-from lm import config as config_lib
-from lm import evaluate, generate, train, trained
+from lm import config as config_lib, evaluate, generate, train, trained
 from lm.data import prepare, store
 
 _WORDS = (

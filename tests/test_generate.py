@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from test_scoring import causal_row
 
-from lm import config as config_lib
-from lm import errors, generate, models, scoring, trained
+from lm import config as config_lib, errors, generate, models, scoring, trained
 from lm.data import tokenizer
 
 LOGITS = jnp.log(jnp.array([0.5, 0.25, 0.15, 0.1]))

@@ -8,8 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from lm import config as config_lib
-from lm import models, optimizer, rules
+from lm import config as config_lib, models, optimizer, rules
 
 
 def schedule(config, **changes):

@@ -13,6 +13,7 @@ import runs
 
 from lm import (
   checkpoint,
+  config as config_lib,
   metrics,
   models,
   objectives,
@@ -20,7 +21,6 @@ from lm import (
   sharding,
   step,
 )
-from lm import config as config_lib
 
 STEPS = 40
 

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm import config as config_lib
-from lm import models, scoring, sharding, types
+from lm import config as config_lib, models, scoring, sharding, types
 from lm.data import store, tokenizer, windows
 
 

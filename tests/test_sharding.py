@@ -5,8 +5,16 @@ import ml_collections
 import numpy as np
 import pytest
 
-from lm import config as config_lib
-from lm import errors, models, objectives, optimizer, rules, sharding, step
+from lm import (
+  config as config_lib,
+  errors,
+  models,
+  objectives,
+  optimizer,
+  rules,
+  sharding,
+  step,
+)
 from lm.data import packing, prepare
 
 STEPS = 3

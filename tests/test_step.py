@@ -8,8 +8,14 @@ import numpy as np
 import optax
 import pytest
 
-from lm import config as config_lib
-from lm import metrics, models, objectives, optimizer, step
+from lm import (
+  config as config_lib,
+  metrics,
+  models,
+  objectives,
+  optimizer,
+  step,
+)
 from lm.data import packing, tokenizer
 
 L = 32

@@ -18,8 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from lm import types
-from lm.models import attention as attention_lib
-from lm.models import base
+from lm.models import attention as attention_lib, base
 
 # activation -> (function, whether the MLP multiplies by a gate).
 ACTIVATIONS = {

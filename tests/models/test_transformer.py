@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm import config as config_lib
-from lm import models, types
+from lm import config as config_lib, models, types
 from lm.data import tokenizer
 from lm.models import transformer
 

@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm import config as config_lib
-from lm import models, objectives, types
+from lm import config as config_lib, models, objectives, types
 from lm.data import packing, tokenizer
 from lm.objectives import base
 
