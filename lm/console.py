@@ -28,7 +28,7 @@ class Progress:
     self, what: str, *, start: int, total: int, stream: TextIO | None = None
   ):
     self._what, self._total = what, total
-    self._first, self._done = start, start
+    self._first, self._done, self._status = start, start, ''
     self._stream = stream or sys.stdout
     self._began = time.monotonic()
     self._bar = None
@@ -55,11 +55,15 @@ class Progress:
       self._bar.stop()
 
   def update(self, done: int, status: str = '', *, log: bool = False):
-    """Moves to `done`; `log` says that a plain line is due."""
+    """Moves to `done`; `log` says that a plain line is due.
+
+    Without a new status the bar keeps the last one.
+    """
     self._done = done
+    self._status = status or self._status
     if self._bar is None and not log:
       return
-    status = ', '.join(filter(None, [status, self._left()]))
+    status = ', '.join(filter(None, [self._status, self._left()]))
     if self._bar:
       self._bar.update(self._task, completed=done, status=status)
     else:
