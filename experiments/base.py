@@ -21,7 +21,7 @@ def get_config() -> config_dict.ConfigDict:
   data.path = placeholder(str)
   # Prepared data; None: runs/data/SOURCE-HASH, shared by runs.
   data.directory = placeholder(str)
-  # Longer documents are cut into several at a line's end; bytes.
+  # Of files: longer ones are cut into several documents at a line's end; bytes.
   data.document_bytes = 1 << 20
   # Of the documents, for validation and for test each.
   data.held_out_fraction = 0.05
@@ -84,7 +84,8 @@ def get_config() -> config_dict.ConfigDict:
   optimizer.learning_rate = 1e-3
   # cosine, linear, constant; after a linear warmup.
   optimizer.schedule = 'cosine'
-  optimizer.warmup_steps = 100
+  # None: a twentieth of schedule_steps.
+  optimizer.warmup_steps = placeholder(int)
   # Where the schedule ends; None: train.steps at first start. A run continued
   # past it keeps the final rate.
   optimizer.schedule_steps = placeholder(int)

@@ -1,6 +1,7 @@
 """What held-out text costs without a neural network, in bits per byte."""
 
 import json
+import logging
 import lzma
 import pathlib
 import threading
@@ -93,10 +94,11 @@ class Task:
   def __init__(self, prepared: prepare.Prepared):
     self._prepared = prepared
     self._path = prepared.directory / 'baselines.json'
+    self._figures = read(self._path)
     self._error: Exception | None = None
     # A daemon: leaving does not wait for xz.
     self._thread = threading.Thread(target=self._run, daemon=True)
-    if not self._path.exists():
+    if not self._figures:
       self._thread.start()
 
   def result(self) -> dict[str, float]:
@@ -105,13 +107,18 @@ class Task:
       self._thread.join()
     if self._error:
       raise self._error
-    return read(self._path)
+    return self._figures
 
   def _run(self):
     try:
-      files.write_json(self._path, compute(self._prepared))
+      self._figures = compute(self._prepared)
     except Exception as error:
       self._error = error
+      return
+    try:
+      files.write_json(self._path, self._figures)
+    except OSError as error:  # shared data may be read-only
+      logging.warning('%s cannot be kept: %s', self._path, error)
 
 
 def read(path: pathlib.Path) -> dict[str, float]:

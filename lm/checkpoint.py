@@ -109,8 +109,9 @@ class Checkpoints:
   ) -> tuple[step.TrainState, dict[str, Any]] | None:
     """The latest checkpoint that can be read, as (state, progress).
 
-    A damaged one is warned of and the one before it is tried; who `writes`
-    moves it aside, to WORKDIR/damaged/STEP.
+    A damaged one is warned of and the one before it is tried. Who `writes`
+    moves it aside, to WORKDIR/damaged/STEP, once another could be read: when
+    none can, the fault may be elsewhere, and nothing is moved.
 
     Args:
       abstract_state: shapes, dtypes and shardings to restore to, which need
@@ -122,25 +123,25 @@ class Checkpoints:
     Raises:
       UserError: there are checkpoints and none can be read.
     """
-    tried = set()
-    while steps := [s for s in self.steps() if s not in tried]:
-      tried.add(steps[0])
+    failed: dict[int, Exception] = {}
+    while steps := [s for s in self.steps() if s not in failed]:
       try:
-        return self._restore(steps[0], abstract_state)
+        restored = self._restore(steps[0], abstract_state)
       except Exception as error:
-        if _is_of_the_machine(error):
-          raise
-        # A run that is training may have removed it since it was listed.
-        if (self._directory / str(steps[0])).exists():
-          self._set_aside(steps[0], error)
+        failed[steps[0]] = error
+        self._manager.reload()  # a run that is training may have removed it
+        continue
+      for number, error in failed.items():
+        if (self._directory / str(number)).exists():
+          self._set_aside(number, error)
       self._manager.reload()
-    damaged = self._directory.parent / 'damaged'
-    # Also at the next start, which must not begin anew over what is left.
-    if tried or damaged.exists():
+      return restored
+    if failed:
+      first = failed[max(failed)]
       raise errors.UserError(
-        f'no checkpoint in {self._directory} can be read, nor any that was '
-        f'moved to {damaged}; remove the run folder to start anew'
-      )
+        f'no checkpoint in {self._directory} can be read (step {max(failed)}: '
+        f'{_one_line(first)}); restore one, or start anew in another --workdir'
+      ) from first
     return None
 
   def restore_params(self, abstract_state: step.TrainState) -> tuple[Any, int]:
@@ -265,14 +266,6 @@ def _checksum(progress: dict[str, Any]) -> int:
   """Of all but itself; the same after a round trip through JSON."""
   rest = {k: v for k, v in progress.items() if k != 'checksum'}
   return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
-
-
-def _is_of_the_machine(error: Exception) -> bool:
-  """Whether the checkpoint may well be sound: memory or permission lacks."""
-  of_memory = isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(
-    error
-  )
-  return of_memory or isinstance(error, PermissionError)
 
 
 def _one_line(error: Exception) -> str:

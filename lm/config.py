@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import ml_collections
 
+from experiments import base
 from lm import errors, files, models, objectives, optimizer, sharding
 from lm.data import sources, tokenizer
 from lm.models import transformer
@@ -119,6 +120,7 @@ _DEFAULTS: dict[str, Callable[[Any], Any]] = {
   # XLA runs a scan slower than unrolled layers on CPU.
   'model.scan_layers': lambda config: jax.default_backend() != 'cpu',
   'optimizer.schedule_steps': lambda config: config.train.steps,
+  'optimizer.warmup_steps': lambda c: c.optimizer.schedule_steps // 20,
 }
 
 
@@ -126,6 +128,8 @@ def resolve(
   config: ml_collections.ConfigDict, stored: Mapping[str, Any] | None = None
 ) -> ml_collections.FrozenConfigDict:
   """Fills in the defaults that depend on other fields, and checks everything.
+
+  What depends on the devices is left to `check_scoring`, `check_training`.
 
   Args:
     config: of `experiments/base.py`, with overrides.
@@ -140,12 +144,13 @@ def resolve(
   old = flatten(stored) if stored else {}
   for field, default in _DEFAULTS.items():
     if _get(config, field) is None:
-      value = old[field] if field in old else default(config)
+      value = old.get(field)
+      if value is None:
+        value = default(config)
       section, name = field.split('.')
       config[section][name] = value
   _check_bounds(config)
   _check_shapes(config)
-  sharding.mesh_shape(config, jax.device_count())
   if stored:
     _check_unchanged(config, old)
   return ml_collections.FrozenConfigDict(config)
@@ -185,12 +190,21 @@ def load(workdir: pathlib.Path) -> dict[str, Any]:
     raise errors.UserError(
       f'{path} is not JSON ({error}); restore it, or train into a new folder'
     ) from None
-  sections = {field.split('.')[0] for field in _BOUNDS if '.' in field}
-  if not isinstance(config, dict) or sections - config.keys():
+  if not isinstance(config, dict) or not {'data', 'model'} <= config.keys():
     raise errors.UserError(
       f'{path} holds no whole config; restore it, or train into a new folder'
     )
-  return config
+  # Fields that are younger than the run have their defaults.
+  return _merged(base.get_config().to_dict(), config)
+
+
+def _merged(defaults: Mapping[str, Any], given: Mapping[str, Any]):
+  """`given`, with what it lacks from `defaults`, section by section."""
+  whole = {**defaults, **given}
+  for name, value in defaults.items():
+    if isinstance(value, Mapping) and isinstance(given.get(name), Mapping):
+      whole[name] = _merged(value, given[name])
+  return whole
 
 
 def _get(config, field: str) -> Any:
@@ -199,7 +213,7 @@ def _get(config, field: str) -> Any:
       config = config[name]
   except (KeyError, TypeError):
     raise errors.UserError(
-      f'the config has no {field}; restore it, or see experiments/base.py'
+      f'the config has no field {field}; experiments/base.py has all of them'
     ) from None
   return config
 
@@ -226,7 +240,7 @@ def _check_bounds(config):
     fits = math.isfinite(value) and value >= least
     if not fits or (most is not None and value > most):
       allowed = f'at least {least}' if most is None else f'{least} to {most}'
-      raise errors.UserError(f'{field}={value} is out of range: {allowed}')
+      raise errors.UserError(f'{field}={value} is out of range: give {allowed}')
 
 
 def _divides(config, part: str, whole: str, why: str):
@@ -251,7 +265,7 @@ def _check_shapes(config):
       f"model.position='rotary' turns pairs, but the head size "
       f'{model.width}/{model.num_heads} is odd; change model.num_heads'
     )
-  if config.train.loss_chunk:
+  if 0 < config.train.loss_chunk < data.sequence_length:
     _divides(
       config,
       'train.loss_chunk',
@@ -260,25 +274,19 @@ def _check_shapes(config):
     )
   if data.tokenizer in tokenizer.KINDS:
     tokenizer.check_vocab_size(data.tokenizer, data.vocab_size)
-  shape = sharding.mesh_shape(config, jax.device_count())
-  shards = shape['data'] * shape['fsdp']
-  rows = {
-    'data.batch_size': data.batch_size,
-    'evaluate.batch_size': config.evaluate.batch_size,
-  }
-  for field, size in rows.items():
-    if size % shards:
-      raise errors.UserError(
-        f'{field}={size} is not divisible by the {shards} devices that share '
-        f'a batch (mesh.data={shape["data"]} x mesh.fsdp={shape["fsdp"]}); '
-        'change one'
-      )
-  if data.batch_size % (config.train.microbatches * shards):
+  cfg = config.optimizer
+  if cfg.warmup_steps >= cfg.schedule_steps:
     raise errors.UserError(
-      f'data.batch_size={data.batch_size} is not divisible by '
-      f'train.microbatches={config.train.microbatches} x {shards} device(s); '
-      'change one'
+      f'optimizer.warmup_steps={cfg.warmup_steps} leaves nothing of '
+      f'optimizer.schedule_steps={cfg.schedule_steps}; lower the first or '
+      'leave it out'
     )
+
+
+def check_scoring(config):
+  """Raises UserError unless the mesh splits model and scored batches."""
+  shape = sharding.mesh_shape(config, jax.device_count())
+  data, model = config.data, config.model
   split = {
     'data.vocab_size': ('tensor', data.vocab_size),
     'model.num_heads': ('tensor', model.num_heads),
@@ -292,6 +300,31 @@ def _check_shapes(config):
         f'{field}={size} is not divisible by mesh.{axis}={shape[axis]}; '
         'change one'
       )
+  _check_rows(config, 'evaluate.batch_size', shape)
+
+
+def check_training(config):
+  """Raises UserError unless the mesh splits training batches, too."""
+  check_scoring(config)
+  shape = sharding.mesh_shape(config, jax.device_count())
+  _check_rows(config, 'data.batch_size', shape)
+  size, parts = config.data.batch_size, config.train.microbatches
+  shards = shape['data'] * shape['fsdp']
+  if size % (parts * shards):
+    raise errors.UserError(
+      f'data.batch_size={size} is not divisible by train.microbatches={parts} '
+      f'x {shards} device(s); change one'
+    )
+
+
+def _check_rows(config, field: str, shape: Mapping[str, int]):
+  size, shards = _get(config, field), shape['data'] * shape['fsdp']
+  if size % shards:
+    raise errors.UserError(
+      f'{field}={size} is not divisible by the {shards} devices that share '
+      f'a batch (mesh.data={shape["data"]} x mesh.fsdp={shape["fsdp"]}); '
+      'change one'
+    )
 
 
 def _check_unchanged(config, old: Mapping[str, Any]):

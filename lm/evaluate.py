@@ -12,6 +12,7 @@ import numpy as np
 
 from lm import (
   baselines as baselines_lib,
+  config as config_lib,
   console,
   metrics,
   scoring,
@@ -30,6 +31,7 @@ _PROMPT = 120
 def run(workdir: pathlib.Path, overrides: Mapping[str, Any]):
   """Prints the figures of a run folder; the last line is JSON."""
   run = trained.load(workdir, overrides)
+  config_lib.check_scoring(run.config)
   folder = workdir / 'held_out'
   figures = score(run, folder)
   known = baselines_lib.read(folder / 'baselines.json')
@@ -84,7 +86,10 @@ class Validation:
     limit = config.evaluate.batches * self._batch_size or 2**62
     self._count = self._rows.rows_in_first_epoch(limit)
     self._empty = packing.pack([], config.data.sequence_length)
-    self._step = jax.jit(step.make_evaluate_step(objective, model))
+    self._step = jax.jit(
+      step.make_evaluate_step(objective, model),
+      out_shardings=sharding.replicated(mesh),
+    )
 
   def __call__(self, params: base.Params) -> dict[str, float]:
     """`loss`, `loss/NAME` in nats and `perplexity` of the predicted tokens."""
@@ -151,7 +156,9 @@ def held_out_figures(
 def count_windows(folder: pathlib.Path, length: int) -> int:
   """About how many windows `held_out_figures` scores."""
   lengths = store.Split(folder / 'test').lengths
-  return int(np.sum(-(-lengths // (length // 2))))
+  with open(folder / 'windows.jsonl', 'rb') as f:
+    stored = sum(1 for _ in f)
+  return int(np.sum(-(-lengths // (length // 2)))) + stored
 
 
 def prompts(folder: pathlib.Path, count: int) -> list[str]:

@@ -17,7 +17,11 @@ from lm.data import tokenizer
 
 
 def run(
-  workdir: pathlib.Path, overrides: Mapping[str, Any], prompts: Iterable[str]
+  workdir: pathlib.Path,
+  overrides: Mapping[str, Any],
+  prompts: Iterable[str],
+  *,
+  one_by_one: bool,
 ):
   """Prints each prompt and its continuation, as it comes.
 
@@ -25,11 +29,14 @@ def run(
   its turn has come. Notes go to stderr.
 
   Args:
-    prompts: read as far as a batch needs, so that stdin can be a pipe.
+    one_by_one: answers a prompt before it reads the next, as a person at a
+      terminal expects; else `generate.batch_size` are read and decoded
+      together.
   """
   generator = Generator(trained.load(workdir, overrides))
+  size = 1 if one_by_one else generator.batch_size
   prompts, number = iter(prompts), 0
-  while group := list(itertools.islice(prompts, generator.batch_size)):
+  while group := list(itertools.islice(prompts, size)):
     encoded = [generator.encode(prompt) for prompt in group]
     printer = _Printer(group)
     for completion in generator.batch(encoded, number, on_text=printer.add):

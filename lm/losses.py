@@ -72,7 +72,8 @@ def token_cross_entropy(
     hidden_BxLxD: hidden states.
     targets_BxL: int ids.
     weights_BxL: float32, 0 where nothing is predicted.
-    chunk: positions read out at a time, a divisor of L; 0 reads out all.
+    chunk: positions read out at a time, a divisor of L; 0, L or more reads
+      out all.
   """
   weight = jnp.sum(weights_BxL)
   length = targets_BxL.shape[1]
@@ -126,7 +127,7 @@ def _chunked_forward(
 def _chunked_backward(readout, chunk, residuals, gradient):
   del readout, chunk
   d_closed, d_hidden_BxLxD, d_weights_BxL = jax.tree.map(
-    lambda x: x * gradient.astype(x.dtype), residuals
+    lambda x: (x.astype(jnp.float32) * gradient).astype(x.dtype), residuals
   )
   return d_closed, d_hidden_BxLxD, None, d_weights_BxL
 

@@ -103,8 +103,11 @@ class Accumulator:
     return values
 
   def state(self) -> dict[str, Any]:
-    """What `__init__` takes."""
-    return {'terms': self._terms, 'counters': self.counters}
+    """What `__init__` takes; a copy, which later steps do not change."""
+    return {
+      'terms': {name: list(pair) for name, pair in self._terms.items()},
+      'counters': dict(self.counters),
+    }
 
 
 def term_losses(

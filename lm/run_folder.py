@@ -12,6 +12,7 @@ from lm import errors
 @contextlib.contextmanager
 def locked(workdir: pathlib.Path) -> Iterator[None]:
   """Keeps a second process out of the run folder."""
+  is_new = not workdir.exists()
   workdir.mkdir(parents=True, exist_ok=True)
   with open(workdir / '.lock', 'w') as lock:
     try:
@@ -25,7 +26,8 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
       yield
     except errors.UserError:
       # A mistake in the very first config leaves no folder behind.
-      if [path.name for path in workdir.iterdir()] == ['.lock']:
+      names = [path.name for path in workdir.iterdir()]
+      if is_new and names == ['.lock']:
         shutil.rmtree(workdir)
       raise
 

@@ -118,7 +118,10 @@ class ExactScorer:
   ):
     self._mesh, self._length = mesh, sequence_length
     self._batch_size = batch_size
-    self._score = jax.jit(_make_score(model, sequence_length // 2))
+    self._score = jax.jit(
+      _make_score(model, sequence_length // 2),
+      out_shardings=sharding.replicated(mesh),
+    )
 
   def __call__(
     self,

@@ -70,14 +70,15 @@ def make_train_step(
   objective: objectives_base.Objective,
   model: base.Model,
   optimizer: optax.GradientTransformation,
+  schedule: optax.Schedule,
   *,
   microbatches: int,
 ) -> Callable[[TrainState, types.Batch], tuple[TrainState, Metrics]]:
   """(state, batch) -> (state, metrics), not yet compiled.
 
   Metrics are sums, divided where they are logged: `terms` {name: (sum,
-  weight)}, `gradient_norm` (before clipping), `tokens`, `loss_tokens`,
-  `text_loss_tokens`.
+  weight)}, `gradient_norm` (before clipping), `update_norm`, `learning_rate`,
+  `tokens`, `loss_tokens`, `text_loss_tokens`.
   """
 
   def objective_terms(params, batch, key):
@@ -117,6 +118,8 @@ def make_train_step(
     metrics = {
       'terms': {name: (sums[name], weights[name]) for name in weights},
       'gradient_norm': optax.tree.norm(gradients),
+      'update_norm': optax.tree.norm(updates),
+      'learning_rate': schedule(state.step),
       **_count(batch),
     }
     return new_state, metrics

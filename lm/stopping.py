@@ -1,6 +1,8 @@
 """SIGTERM and Ctrl-C: finish the step, save, leave with a message."""
 
+import contextlib
 import signal
+from collections.abc import Iterator
 
 
 class Interrupted(Exception):  # noqa: N818
@@ -9,6 +11,21 @@ class Interrupted(Exception):  # noqa: N818
   def __init__(self, message: str, signal_number: int):
     super().__init__(message)
     self.exit_code = 128 + signal_number
+
+
+@contextlib.contextmanager
+def on_sigterm(command: str) -> Iterator[None]:
+  """SIGTERM leaves as `Interrupted`, where nothing has to be saved first."""
+
+  def leave(number, frame):
+    del frame
+    raise Interrupted(f'stopped; run it again to go on: {command}', number)
+
+  old = signal.signal(signal.SIGTERM, leave)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGTERM, old)
 
 
 class Signals:

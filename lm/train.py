@@ -50,7 +50,7 @@ def run(config, workdir: pathlib.Path, command: str):
     UserError: a mistake in the config or the data, or a loss not finite.
     stopping.Interrupted: after SIGTERM or Ctrl-C; the state has been saved.
   """
-  with run_folder.locked(workdir):
+  with run_folder.locked(workdir), stopping.on_sigterm(command):
     _Run(config, workdir, command).go()
 
 
@@ -73,6 +73,7 @@ class _Run:
     self.checkpoints = None
     stored = self._stored_config()
     self.config = config_lib.resolve(config, stored)
+    config_lib.check_training(self.config)
     self.steps = self.config.train.steps
     self.resumed = stored is not None
 
@@ -262,7 +263,7 @@ class _Run:
           if saving or stop.signal:
             self._save(state, values.get('loss'))
           self.tick = (time.monotonic(), number)
-        if stop.signal and number < self.steps:
+        if stop.signal:
           self._leave(number, stop.signal)
     return state
 
@@ -272,6 +273,7 @@ class _Run:
       self.objective,
       self.model,
       self.transform,
+      optimizer.make_schedule(self.config),
       microbatches=self.config.train.microbatches,
     )
     empty = packing.pack([], data.sequence_length)
@@ -293,7 +295,8 @@ class _Run:
       step_metrics, positions=data.batch_size * data.sequence_length
     )
     sums = [total for total, _ in step_metrics['terms'].values()]
-    self._check_finite(number, [*sums, step_metrics['gradient_norm']])
+    norms = [step_metrics['gradient_norm'], step_metrics['update_norm']]
+    self._check_finite(number, [*sums, *norms])
     log = _due(number, self.config.train.log_every, self.steps) or number == 1
     if not log:
       self.progress.update(number)
@@ -304,14 +307,13 @@ class _Run:
     self.tick = (now, number)
     positions = (number - before) * data.batch_size * data.sequence_length
     speed = positions / (now - then)
-    schedule = optimizer.make_schedule(self.config)
     self.writer.write(
       number,
       'train',
       {
         'seconds': self._seconds(),
         **values,
-        'learning_rate': float(schedule(number - 1)),
+        'learning_rate': float(step_metrics['learning_rate']),
         'gradient_norm': float(step_metrics['gradient_norm']),
         'tokens_per_second': speed,
         **self.position.accumulator.counters,
@@ -396,11 +398,7 @@ class _Run:
     sample = self._write_samples(run)
     known = self.baselines.result() if self.baselines else {}
     files.write_json(folder / 'baselines.json', known)
-    validation = [
-      line
-      for line in metrics.read(self.workdir)
-      if line['split'] == 'validation'
-    ]
+    last = {line['split']: line for line in metrics.read(self.workdir)}
     self.writer.write(
       number,
       'final',
@@ -408,7 +406,8 @@ class _Run:
         'seconds': self._seconds(),
         **figures,
         **known,
-        'validation_loss': validation[-1]['loss'] if validation else None,
+        'loss': last['train'].get('loss'),
+        'validation_loss': last['validation']['loss'],
         'best_step': (self.position.best or {}).get('step'),
         **self.position.accumulator.counters,
         'epochs': self.rows.epochs(number * cfg.data.batch_size),
@@ -435,10 +434,7 @@ class _Run:
         zip(prompts, completions, strict=True), 1
       )
     ]
-    path = self.workdir / 'samples.txt'
-    files.truncate(path, self.position.samples_length)
-    old = path.read_text('utf-8') if path.exists() else ''
-    files.write(path, old + '\n'.join(blocks))
+    files.write(self.workdir / 'samples.txt', '\n'.join(blocks))
     return f'{prompts[0]}[...]{completions[0].text}'
 
   def _shortened(self, prompt: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import ml_collections
 
+from experiments import base as base_config
 from lm import (
   checkpoint,
   config as config_lib,
@@ -48,6 +49,8 @@ def load(workdir: pathlib.Path, overrides: Mapping[str, Any]) -> Trained:
   # A copy of the tokenizer is in the folder; the source may be gone.
   coder = tokenizer.load(workdir / 'tokenizer')
   config.data.tokenizer = str(workdir / 'tokenizer')
+  # The devices here are not those that it was trained on.
+  config.mesh = base_config.get_config().mesh
   for field, value in overrides.items():
     section, name = field.split('.')
     config[section][name] = value

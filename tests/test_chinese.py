@@ -138,7 +138,12 @@ def test_only_whole_characters_come_out_and_dropped_bytes_are_counted(workdir):
 
 
 def test_run_prints_chinese(workdir, capsys):
-  generate.run(workdir, {'generate.max_tokens': 4}, iter(['我们', '', '学生']))
+  generate.run(
+    workdir,
+    {'generate.max_tokens': 4},
+    iter(['我们', '', '学生']),
+    one_by_one=False,
+  )
   out, err = capsys.readouterr()
   assert out.startswith('我们')
   assert '\n学生' in out

@@ -157,11 +157,11 @@ def test_stops_at_max_tokens_at_the_context_and_at_the_end(run):
   assert allowed <= {'max_tokens', 'end'}
   long = generate.Generator(with_settings(run, max_tokens=10**6))
   prompt = 'a' * (L - 4)
-  for completion in long([prompt] * 8):
+  completions = long([prompt] * 8)
+  assert any(c.stop == 'context' for c in completions)
+  for completion in completions:
     # BOS and L - 4 bytes are read; the last of L positions predicts one more.
-    assert completion.tokens <= L - (L - 3) + 1
-    if completion.stop == 'context':
-      assert completion.tokens == 4
+    assert completion.tokens == 4 or completion.stop == 'end'
   assert long.encode('a' * (L - 1)).shape == (L,)
 
 

@@ -237,29 +237,26 @@ def test_a_second_process_is_turned_away(launcher, tmp_path):
 
 
 @pytest.mark.parametrize(
-  ('flags', 'at'),
+  ('rate', 'at'),
   [
-    # The loss of the second step overflows.
-    (['--config.optimizer.learning_rate=1e30'], 2),
-    # There is no second step: validation sees what the update has ruined.
-    (
-      [
-        '--config.optimizer.learning_rate=1e38',
-        '--config.model.norm=layernorm',
-        '--config.train.steps=1',
-      ],
-      1,
-    ),
+    ('1e+16', 2),  # the loss of the second step overflows
+    ('1e+30', 1),  # the update does, though its loss did not
   ],
 )
-def test_a_loss_that_is_not_finite_stops_the_run(launcher, tmp_path, flags, at):
+def test_what_is_not_finite_stops_the_run(launcher, tmp_path, rate, at):
   workdir = tmp_path / 'diverged'
-  code, _, err = launcher.run(workdir, '--config.optimizer.clip_norm=0', *flags)
+  code, _, err = launcher.run(
+    workdir,
+    '--config.optimizer.clip_norm=0',
+    f'--config.optimizer.learning_rate={rate}',
+  )
   assert code == 2
   assert err.startswith('error: the loss or its gradient is not finite')
   assert f'at step {at}; last good checkpoint: none yet' in err
-  assert 'lower optimizer.learning_rate=1e+3' in err
+  assert f'lower optimizer.learning_rate={rate}' in err
   assert err.count('\n') == 1
   assert runs.saved(workdir) == []
-  values = [v for line in runs.lines(workdir) for v in line.values()]
+  lines = metrics.read(workdir)
+  assert len(lines) == at - 1
+  values = [v for line in lines for v in line.values()]
   assert all(math.isfinite(v) for v in values if isinstance(v, float))

@@ -67,7 +67,11 @@ def _train(config, shape, devices, *, microbatches=1):
   state = init()
   compiled = step.jit_step(
     step.make_train_step(
-      objective, model, transform, microbatches=microbatches
+      objective,
+      model,
+      transform,
+      optimizer.make_schedule(config),
+      microbatches=microbatches,
     ),
     mesh,
     abstract,

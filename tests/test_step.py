@@ -39,6 +39,7 @@ class Setup:
         self.objective,
         self.model,
         transform or self.transform,
+        optax.constant_schedule(1.0),
         microbatches=microbatches,
       )
     )

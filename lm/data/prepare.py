@@ -13,12 +13,14 @@ name ends in a hash of the inputs' content and of the settings.
 import collections
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import itertools
 import json
 import os
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -34,7 +36,7 @@ HELD_OUT = ('validation', 'test')
 # The tokenizer is trained on at most about so many bytes of the training split.
 _TOKENIZER_BYTES = 64 << 20
 # Documents tokenized together, so that all cores have work.
-_ENCODE_BYTES = 4 << 20
+_ENCODE_CHARACTERS = 4 << 20
 
 _SETTINGS = (
   'source',
@@ -180,12 +182,15 @@ def _fresh_folder(directory: pathlib.Path) -> Iterator[pathlib.Path]:
   directory.parent.mkdir(parents=True, exist_ok=True)
   prefix = f'.{directory.name}.'
   for stale in directory.parent.glob(f'{prefix}*.tmp'):
-    if not _alive(stale):
-      shutil.rmtree(stale, ignore_errors=True)
-  temporary = directory.parent / f'{prefix}{os.getpid()}.tmp'
-  temporary.mkdir()
+    with _held(stale) as free:
+      if free:
+        shutil.rmtree(stale, ignore_errors=True)
+  made = tempfile.mkdtemp('.tmp', prefix, directory.parent)
+  temporary = pathlib.Path(made)
+  temporary.chmod(0o755)
   try:
-    yield temporary
+    with _held(temporary):
+      yield temporary
     if directory.exists() and not any(directory.iterdir()):
       directory.rmdir()
     try:
@@ -198,16 +203,25 @@ def _fresh_folder(directory: pathlib.Path) -> Iterator[pathlib.Path]:
     shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _alive(temporary: pathlib.Path) -> bool:
-  """Whether the process that named this folder still runs."""
-  pid = temporary.name.removesuffix('.tmp').rsplit('.', 1)[-1]
+@contextlib.contextmanager
+def _held(folder: pathlib.Path) -> Iterator[bool]:
+  """Holds a folder's lock, and tells whether no other process holds it.
+
+  The lock ends with the process, unlike a process number in a name, which
+  another process or host may have, too.
+  """
   try:
-    os.kill(int(pid), 0)
-  except (ProcessLookupError, ValueError):
-    return False
-  except PermissionError:
-    return True
-  return True
+    descriptor = os.open(folder, os.O_RDONLY)
+  except FileNotFoundError:  # removed meanwhile
+    yield False
+    return
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    yield True
+  except BlockingIOError:
+    yield False
+  finally:
+    os.close(descriptor)
 
 
 def _build(config_data, source, directory, report) -> dict[str, Any]:
@@ -410,12 +424,12 @@ def _select(spool, split_D, index) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _grouped(documents: Iterable[dict]) -> Iterator[list[dict]]:
-  """Lists of documents of about `_ENCODE_BYTES` together."""
+  """Lists of documents of about `_ENCODE_CHARACTERS`."""
   group, size = [], 0
   for document in documents:
     group.append(document)
     size += len(document['text'])
-    if size >= _ENCODE_BYTES:
+    if size >= _ENCODE_CHARACTERS:
       yield group
       group, size = [], 0
   if group:

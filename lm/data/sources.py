@@ -289,6 +289,9 @@ def _json_lines(
 ) -> Iterator[Document | Skipped]:
   offset = 0
   for number, line in enumerate(file, 1):
+    if not line.strip():
+      offset += len(line)
+      continue
     where = f'data.path: {path}:{number}'
     try:
       record = json.loads(line.decode('utf-8-sig' if number == 1 else 'utf-8'))

@@ -17,8 +17,9 @@ from lm import errors
 
 BLOCK = 4096
 _MEND = 'remove the folder that holds it to have it prepared again'
-# A shard is closed when it holds so many records.
-_SHARD_RECORDS = 4096
+# A shard is closed when it holds so much, before compression. Readers keep each
+# shard open.
+_SHARD_BYTES = 256 << 20
 
 
 class Writer:
@@ -28,7 +29,7 @@ class Writer:
     self._directory = directory
     self._lengths: list[int] = []
     self._writer = None
-    self._records = 0
+    self._shards = self._shard_bytes = 0
     directory.mkdir(parents=True)
 
   def add(self, ids_L: np.ndarray, word_L: np.ndarray, start_L: np.ndarray):
@@ -38,8 +39,9 @@ class Writer:
     self._lengths.append(length)
     for first in range(0, length, BLOCK):
       block = document_3xL[:, first : first + BLOCK]
-      self._shard().write(np.ascontiguousarray(block).tobytes())
-      self._records += 1
+      record = np.ascontiguousarray(block).tobytes()
+      self._shard().write(record)
+      self._shard_bytes += len(record)
 
   def close(self):
     """Finishes the last shard and writes the index of lengths."""
@@ -48,10 +50,11 @@ class Writer:
       np.save(f, np.array(self._lengths, np.int64))
 
   def _shard(self):
-    if self._records % _SHARD_RECORDS == 0:
+    if self._shard_bytes >= _SHARD_BYTES:
       self._close_shard()
-      number = self._records // _SHARD_RECORDS
-      path = self._directory / f'{number:05d}.array_record'
+    if self._writer is None:
+      path = self._directory / f'{self._shards:05d}.array_record'
+      self._shards, self._shard_bytes = self._shards + 1, 0
       self._writer = array_record_module.ArrayRecordWriter(
         str(path), 'group_size:1'
       )

@@ -92,8 +92,9 @@ class Embeddings(nn.Module):
 
   def setup(self):
     cfg = self.cfg
-    # With a tied readout the logits start at unit scale: D x D^-1.
-    init = nn.initializers.normal(cfg.D**-0.5 if cfg.tie_embeddings else 1.0)
+    # Small also for the readout's sake, where it is tied: at first a token's
+    # own logit is the largest (Radford et al. 2018, section 4.1).
+    init = nn.initializers.normal(0.02)
     self.token = nn.Embed(cfg.V, cfg.D, dtype=cfg.dtype, embedding_init=init)
     if cfg.position == 'learned':
       self.position = nn.Embed(
@@ -207,115 +208,107 @@ class Block(nn.Module):
 
 def make(cfg: TransformerConfig) -> base.Model:
   """The pure functions of a stack, see `base.Model`."""
-  embeddings, block = Embeddings(cfg), Block(cfg)
-  final_norm = _norm(cfg, None)
+  stack = _Stack(cfg)
+  return base.Model(
+    init=stack.init,
+    hidden=stack.hidden,
+    logits=stack.logits,
+    start=stack.start,
+    extend=stack.extend,
+  )
 
-  def init(key: jax.Array) -> base.Params:
+
+@dataclasses.dataclass(frozen=True)
+class _Stack:
+  """Embeddings, N blocks, a last norm; parameters are always given."""
+
+  cfg: TransformerConfig
+
+  def init(self, key: jax.Array) -> base.Params:
+    cfg = self.cfg
     x_1x1xD = jnp.zeros((1, 1, cfg.D), cfg.dtype)
     ids_1x1 = jnp.zeros((1, 1), jnp.int32)
-
-    def init_block(key):
-      return block.init(
-        key, x_1x1xD, ids_1x1, _attend_nothing, deterministic=True
-      )
-
-    key_embeddings, key_layers, key_norm = jax.random.split(key, 3)
 
     def init_embeddings(module):
       return module.readout(module(ids_1x1, ids_1x1))
 
+    def init_block(key):
+      return Block(cfg).init(
+        key, x_1x1xD, ids_1x1, _attend_nothing, deterministic=True
+      )
+
+    key_embeddings, key_layers, key_norm = jax.random.split(key, 3)
     trunk = {
-      'embeddings': nn.init(init_embeddings, embeddings)(key_embeddings),
+      'embeddings': nn.init(init_embeddings, Embeddings(cfg))(key_embeddings),
       'layers': jax.vmap(init_block)(jax.random.split(key_layers, cfg.N)),
-      'final_norm': final_norm.init(key_norm, x_1x1xD),
+      'final_norm': _norm(cfg, None).init(key_norm, x_1x1xD),
     }
     trunk = {name: tree['params'] for name, tree in trunk.items()}
     return {'trunk': trunk, 'heads': {}, 'networks': {}}
 
-  def embed(params, tokens_BxL, position_BxL):
-    variables = {'params': params['trunk']['embeddings']}
-    return embeddings.apply(variables, tokens_BxL, position_BxL)
-
-  def normalize(params, x_BxLxD):
-    return final_norm.apply({'params': params['trunk']['final_norm']}, x_BxLxD)
-
   def hidden(
+    self,
     params: base.Params,
     batch: types.Batch,
     *,
     key: jax.Array | None = None,
     train: bool = False,
   ) -> jax.Array:
+    cfg = self.cfg
     deterministic = not train or cfg.dropout == 0
     attend = functools.partial(_attend_rows, cfg.attention, batch)
 
+    def rngs(index):
+      if deterministic:
+        return {}
+      return {'dropout': jax.random.fold_in(key, index)}
+
     def layer(x_BxLxD, layer_params, index):
-      rngs = {}
-      if not deterministic:
-        rngs = {'dropout': jax.random.fold_in(key, index)}
-      return block.apply(
+      return Block(cfg).apply(
         {'params': layer_params},
         x_BxLxD,
         batch.position_BxL,
         attend,
         deterministic=deterministic,
-        rngs=rngs,
+        rngs=rngs(index),
       )[0]
 
-    x_BxLxD = embed(params, batch.tokens_BxL, batch.position_BxL)
-    if not deterministic:
-      x_BxLxD = nn.Dropout(cfg.dropout, deterministic=False).apply(
-        {}, x_BxLxD, rngs={'dropout': jax.random.fold_in(key, cfg.N)}
-      )
+    x_BxLxD = self._embed(params, batch.tokens_BxL, batch.position_BxL)
+    dropout = nn.Dropout(cfg.dropout, deterministic=deterministic)
+    x_BxLxD = dropout.apply({}, x_BxLxD, rngs=rngs(cfg.N))
     x_BxLxD = _run_layers(cfg, layer, params['trunk']['layers'], x_BxLxD)
-    return normalize(params, x_BxLxD)
+    return self._normalize(params, x_BxLxD)
 
-  def logits(params: base.Params, hidden_BxLxD: jax.Array) -> jax.Array:
-    return embeddings.apply(
+  def logits(self, params: base.Params, hidden_BxLxD: jax.Array) -> jax.Array:
+    return Embeddings(self.cfg).apply(
       {'params': params['trunk']['embeddings']},
       hidden_BxLxD,
       method=Embeddings.readout,
     )
 
-  def step_layers(params, x_BxTxD, position_BxT, attends):
-    """Runs the layers unrolled, each with an `attend` of its own."""
-    kept = []
-    layers = unstack(params['trunk']['layers'], cfg.N)
-    for layer_params, attend in zip(layers, attends, strict=True):
-      x_BxTxD, layer_kept = block.apply(
-        {'params': layer_params},
-        x_BxTxD,
-        position_BxT,
-        attend,
-        deterministic=True,
-      )
-      kept.append(layer_kept)
-    return normalize(params, x_BxTxD), kept
-
   def start(
-    params: base.Params, batch: types.Batch, length: int
+    self, params: base.Params, batch: types.Batch, length: int
   ) -> tuple[jax.Array, base.Cache]:
     padding = ((0, 0), (0, length - batch.tokens_BxL.shape[1]), (0, 0), (0, 0))
 
     def attend(q, k, v):
-      heads, _ = _attend_rows(cfg.attention, batch, q, k, v)
+      heads, _ = _attend_rows(self.cfg.attention, batch, q, k, v)
       return heads, (jnp.pad(k, padding), jnp.pad(v, padding))
 
-    x_BxLxD = embed(params, batch.tokens_BxL, batch.position_BxL)
-    hidden_BxLxD, kept = step_layers(
-      params, x_BxLxD, batch.position_BxL, [attend] * cfg.N
+    hidden_BxLxD, kept = self._decode(
+      params, batch.tokens_BxL, batch.position_BxL, [attend] * self.cfg.N
     )
     length_B = jnp.sum(batch.segment_BxL != 0, axis=1, dtype=jnp.int32)
     return hidden_BxLxD, {'length': length_B, 'layers': kept}
 
   def extend(
-    params: base.Params, cache: base.Cache, tokens_BxT: jax.Array
+    self, params: base.Params, cache: base.Cache, tokens_BxT: jax.Array
   ) -> tuple[jax.Array, base.Cache]:
     B, T = tokens_BxT.shape
     position_BxT = cache['length'][:, None] + jnp.arange(T)[None, :]
     row_Bx1 = jnp.arange(B)[:, None]
 
-    def attend_with(past):
+    def attend_to(past):
       def attend(q, k, v):
         k = past[0].at[row_Bx1, position_BxT].set(k, mode='drop')
         v = past[1].at[row_Bx1, position_BxT].set(v, mode='drop')
@@ -323,15 +316,37 @@ def make(cfg: TransformerConfig) -> base.Model:
 
       return attend
 
-    x_BxTxD = embed(params, tokens_BxT, position_BxT)
-    hidden_BxTxD, kept = step_layers(
-      params, x_BxTxD, position_BxT, [attend_with(p) for p in cache['layers']]
+    hidden_BxTxD, kept = self._decode(
+      params,
+      tokens_BxT,
+      position_BxT,
+      [attend_to(past) for past in cache['layers']],
     )
     return hidden_BxTxD, {'length': cache['length'] + T, 'layers': kept}
 
-  return base.Model(
-    init=init, hidden=hidden, logits=logits, start=start, extend=extend
-  )
+  def _decode(self, params, tokens_BxT, position_BxT, attends):
+    """Runs the layers unrolled, each with an `attend` of its own."""
+    x_BxTxD = self._embed(params, tokens_BxT, position_BxT)
+    layers = unstack(params['trunk']['layers'], self.cfg.N)
+    kept = []
+    for layer_params, attend in zip(layers, attends, strict=True):
+      x_BxTxD, layer_kept = Block(self.cfg).apply(
+        {'params': layer_params},
+        x_BxTxD,
+        position_BxT,
+        attend,
+        deterministic=True,
+      )
+      kept.append(layer_kept)
+    return self._normalize(params, x_BxTxD), kept
+
+  def _embed(self, params, tokens_BxL, position_BxL):
+    variables = {'params': params['trunk']['embeddings']}
+    return Embeddings(self.cfg).apply(variables, tokens_BxL, position_BxL)
+
+  def _normalize(self, params, x_BxLxD):
+    variables = {'params': params['trunk']['final_norm']}
+    return _norm(self.cfg, None).apply(variables, x_BxLxD)
 
 
 def _attend_rows(attention: str, batch: types.Batch, q, k, v):

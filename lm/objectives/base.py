@@ -38,7 +38,6 @@ class Objective:
   scorer: how held-out text is scored, see `scoring.py`.
   """
 
-  name: str
   raw_length: int
   size: Callable[[int, np.random.Generator], int]
   corrupt: Callable[[Record, np.random.Generator], types.Example]

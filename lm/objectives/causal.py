@@ -12,7 +12,6 @@ from lm.objectives import base
 def make(config) -> base.Objective:
   """The objective for rows of `data.sequence_length` positions."""
   return base.Objective(
-    name='causal',
     raw_length=config.data.sequence_length,
     size=lambda n, rng: n,
     corrupt=corrupt,

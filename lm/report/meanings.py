@@ -37,9 +37,6 @@ FIGURES = {
   'text_loss_tokens': ('tokens', 'Of these, tokens of text.'),
   'epochs': ('epochs', 'Passes over the training data.'),
   'seconds': ('s', 'Time since the start of the run.'),
-  'tokens_per_second': ('tokens/s', 'Training speed.'),
-  'learning_rate': ('', 'Learning rate of the last step.'),
-  'gradient_norm': ('', 'Norm of the gradient before clipping.'),
   'step': ('steps', 'Optimizer steps done.'),
   'validation_loss': (
     'nats per token',

@@ -36,8 +36,6 @@ _BASELINES = {
   'xz -9 given the training text': 'xz_given_training_bits_per_byte',
   'unigram model': 'unigram_bits_per_byte',
 }
-# Families that are counted or fitted have neither layers nor a width.
-_FITTED = ('ngram', 'hmm')
 _SAMPLE_CHARACTERS = 12_000
 _MAX_PARTS = 6
 # Characters that HTML forbids, even escaped.
@@ -148,11 +146,11 @@ def _sentence(config, provenance, lines):
   objective = _section(config, 'objective').get('name')
   kind = [model.get('family'), model.get('architecture')]
   described = ' '.join(str(one) for one in kind if one) or 'a model'
-  if model.get('family') not in _FITTED and model.get('num_layers'):
+  if model.get('num_layers'):
     described += f', {model["num_layers"]} layers'
     if model.get('width'):
       described += f' of width {model["width"]}'
-  source = data.get('path') or data.get('source') or data.get('sources')
+  source = data.get('path') or data.get('source')
   steps = max(
     (line['step'] for line in lines if _is_number(line.get('step'))),
     default=None,
@@ -276,13 +274,6 @@ def _curves(lines):
       name.removeprefix('loss/'): (train, name) for name in parts[:_MAX_PARTS]
     }
     charts.append(_chart('Parts of the training loss', 'nats', sources))
-  name = 'bits_per_byte'
-  if any(_is_number(line.get(name)) for line in validation):
-    charts.append(
-      _chart(
-        'Bits per byte', 'bits per byte', {'validation': (validation, name)}
-      )
-    )
   for name, title, unit in (
     ('learning_rate', 'Learning rate', 'step size of the optimizer'),
     ('gradient_norm', 'Gradient norm', 'global norm before clipping'),

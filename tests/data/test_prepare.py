@@ -96,7 +96,10 @@ def test_ids_spell_the_text_and_one_eos_ends_each_document(
       assert np.array_equal(start_L, np.cumsum(pieces) - pieces)
       assert start_L[-1] == len(text.encode())
       assert word_L[0] == 0
-      assert set(np.diff(word_L)) <= {0, 1} or kind in ('unigram', 'bpe')
+      # A piece of these may hold several words, and then they are passed.
+      steps = np.diff(word_L)
+      assert steps.min() >= 0
+      assert steps.max() <= 1 or kind in ('unigram', 'bpe')
       assert word_L[-1] == word_L[-2] + 1
     manifest = prepared.manifest
     assert manifest['documents'][name] == len(texts)
@@ -380,7 +383,7 @@ def test_a_damaged_manifest_is_named(corpus, tmp_path, content):
   ('texts', 'expected'),
   [
     ([], r'data\.path=.* holds no file'),
-    (['', ' \n\n'], r'holds no text \(2 empty\)'),
+    (['', ' \n\n'], r'holds no text \(dropped: 2 empty\)'),
     (['short'], r'1 document.* of 5 bytes .* give more$'),
     (['a', 'b'], r'2 document.* of 2 bytes .* give more$'),
     (['a', 'a', 'a'], r'1 document.* of 1 bytes'),

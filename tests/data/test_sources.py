@@ -202,7 +202,7 @@ def test_empty_files_are_skipped(tmp_path):
   ('line', 'said'),
   [
     ('{"text": "a"', 'is not JSON'),
-    ('', 'is not JSON'),
+    ('text', 'is not JSON'),
     ('["a"]', 'no field "text"'),
     ('{"body": "a"}', 'no field "text"'),
     ('{"text": 1}', 'no field "text"'),
@@ -244,3 +244,9 @@ def test_paths_without_text_are_named(tmp_path):
 def test_too_small_documents_are_refused(tmp_path):
   (tmp_path / 'a.txt').write_text('x')
   assert 'data.document_bytes=3' in mistake(tmp_path, 3)
+
+
+def test_blank_json_lines_are_passed_over(tmp_path):
+  (tmp_path / 'a.jsonl').write_text('{"text": "a"}\n\n \n{"text": "b"}\n\n')
+  assert [d.text for d in read(tmp_path)] == ['a', 'b']
+  assert [d.name for d in read(tmp_path)] == ['a.jsonl:1', 'a.jsonl:4']

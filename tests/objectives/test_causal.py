@@ -6,6 +6,7 @@ import numpy as np
 
 from lm import config as config_lib, models, objectives, types
 from lm.data import packing, tokenizer
+from lm.models import attention
 from lm.objectives import base
 
 
@@ -29,8 +30,10 @@ def test_example_of_the_docstring(config):
 def test_static_attention_is_that_of_the_order(config):
   objective = objectives.make(config_lib.resolve(config))
   example = objective.corrupt(record(range(9)), np.random.default_rng(0))
-  assert objective.attention == 'causal'
-  np.testing.assert_array_equal(example.order_L, np.arange(9))
+  order, segment = example.order_L[None], np.ones((1, 9), np.int32)
+  mask = attention.attention_mask(order, order, segment, segment)[0]
+  causal = {'causal': np.tril(np.ones((9, 9), bool))}
+  np.testing.assert_array_equal(mask, causal[objective.attention])
 
 
 def test_a_loss_sees_what_it_may_and_nothing_else(config):

@@ -1,0 +1,93 @@
+"""Every experiment builds at full size; the quick start's smoke test runs."""
+
+import importlib.util
+import json
+import math
+import pathlib
+import subprocess
+import sys
+
+import jax
+import pytest
+from conftest import ROOT
+
+from lm import config as config_lib, metrics, models, objectives
+
+# experiments/NAME.py -> parameters at full size.
+PARAMETERS = {'quickstart': 4_507_392}
+
+
+def experiments():
+  names = {path.stem for path in (ROOT / 'experiments').glob('*.py')}
+  return sorted(names - {'base'})
+
+
+def get_config(name, *variant):
+  path = ROOT / 'experiments' / f'{name}.py'
+  spec = importlib.util.spec_from_file_location(name, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config(*variant)
+
+
+@pytest.mark.parametrize('name', experiments())
+@pytest.mark.parametrize('variant', [(), ('smoke',)])
+def test_builds(name, variant):
+  config = config_lib.resolve(get_config(name, *variant))
+  model = models.make(config, objectives.make(config).attention)
+  params = jax.eval_shape(model.init, jax.random.PRNGKey(0))
+  count = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
+  if not variant:
+    assert count == PARAMETERS[name]
+  assert count <= PARAMETERS[name]
+
+
+def test_a_misspelt_field_in_an_experiment_is_an_error():
+  config = get_config('quickstart')
+  with pytest.raises(AttributeError, match='stesp'):
+    config.train.stesp = 3
+
+
+def test_the_smoke_test_of_the_readme(tmp_path, compilation_cache):
+  """All of the quick start, in a new folder, as a process of its own."""
+  command = [sys.executable, str(ROOT / 'run.py')]
+  command.append(f'--config={ROOT}/experiments/quickstart.py:smoke')
+  environment = {
+    'PATH': '/usr/bin:/bin',
+    'JAX_COMPILATION_CACHE_DIR': compilation_cache,
+  }
+  done = subprocess.run(
+    command,
+    cwd=tmp_path,
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert (done.returncode, done.stderr) == (0, '')
+  workdir = tmp_path / 'runs' / 'quickstart-smoke'
+  lines = metrics.read(workdir)
+  train = [line['loss'] for line in lines if line['split'] == 'train']
+  assert train[-1] < train[0] - 1
+  final = lines[-1]
+  assert final['split'] == 'final'
+  assert final['bits_per_byte'] < final['unigram_bits_per_byte'] + 0.2
+  assert final['bytes'] == 1_149_007
+  # Measured once with `xz -9` itself: 2.13, and 1.74 given the training text.
+  assert final['xz_bits_per_byte'] == pytest.approx(2.13, abs=0.01)
+  given = final['xz_given_training_bits_per_byte']
+  assert given == pytest.approx(1.74, abs=0.015)
+  manifest = json.loads(
+    next((tmp_path / 'runs' / 'data').glob('sotu-*/manifest.json')).read_text()
+  )
+  assert manifest['tokenizer']['pieces'] >= 4096
+  assert manifest['documents'] == {'train': 200, 'validation': 25, 'test': 24}
+  report = (workdir / 'report.html').read_text('utf-8')
+  for figure in ('bits_per_byte', 'xz_bits_per_byte'):
+    assert f'{final[figure]:.3f}' in report
+  assert f'{final["bits_per_byte"]:6.3f}  this model' in done.stdout
+  assert pathlib.Path('runs/quickstart-smoke/report.html').name in done.stdout
+  assert {path.name for path in workdir.iterdir()} >= {
+    *('config.json', 'provenance.json', 'metrics.jsonl', 'samples.txt'),
+    *('report.html', 'tensorboard', 'checkpoints', 'tokenizer', 'held_out'),
+  }
