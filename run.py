@@ -130,7 +130,6 @@ def main(argv: Sequence[str]):
       logging.set_verbosity(logging.WARNING)
       # Orbax tells much at INFO, and each error in pages before it raises it.
       logging.get_absl_logger().setLevel('CRITICAL')
-    _quiet_abandoned_reads()
     _use_compilation_cache()
     MODES[_MODE.value](_workdir())
   except errors.UserError as error:
@@ -257,21 +256,6 @@ def _overrides(*sections: str) -> dict[str, object]:
 def _command() -> str:
   given = [a for a in sys.argv if a != f'--config={_DEFAULT}']
   return shlex.join(['python', *given])
-
-
-def _quiet_abandoned_reads():
-  """Drops the tracebacks of reads that a failed restore has left behind.
-
-  TensorStore prints one for each, in threads of its own, after the damaged
-  checkpoint has been warned of.
-  """
-  shown = sys.excepthook
-
-  def hook(kind, error, traceback):
-    if kind is not RuntimeError or str(error) != 'Event loop is closed':
-      shown(kind, error, traceback)
-
-  sys.excepthook = hook
 
 
 def _use_compilation_cache():
