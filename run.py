@@ -147,8 +147,8 @@ def main(argv: Sequence[str]):
   except Exception as error:
     if errors.is_disk_full(error):
       _fail(
-        f'no space left on the disk ({_one_line(error)}); free some, or give '
-        'another --workdir and --config.data.directory'
+        f'no space left on the disk ({errors.one_line(error)}); free some, or '
+        'give another --workdir and --config.data.directory'
       )
     if isinstance(error, OSError) and error.errno in _UNUSABLE:
       _fail(
@@ -206,20 +206,17 @@ def _explain(error: Exception) -> str:
   if isinstance(error, flags.Error) and 'Traceback' not in str(error):
     wrong = re.match(r'flag --([^=]+)=(.*?): ', str(error))
     if not wrong:  # A value is missing, or a field stands before --config.
-      return f'{_one_line(error)}; give --config=FILE first, then --FLAG=VALUE'
+      return (
+        f'{errors.one_line(error)}; give --config=FILE first, then --FLAG=VALUE'
+      )
     name, value = wrong.groups()
     kind = flags.FLAGS[name].parser.flag_type()
     return f'--{name}={value} is not of type {kind}; give such a value'
   if not isinstance(error, flags.Error | OSError):
-    lines = [f'{type(error).__name__}: {_one_line(error)}']
+    lines = [f'{type(error).__name__}: {errors.one_line(error)}']
   # The flag's own value, which has not been set.
   given = [a for a in sys.argv if re.match(r'--?config(=|$)', a)][-1]
   return f'{given} cannot be used: {" ".join(lines[-1].split())}'
-
-
-def _one_line(error: Exception) -> str:
-  text = ' '.join(str(error).split())
-  return text or type(error).__name__
 
 
 def _fail(message: str):

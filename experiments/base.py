@@ -84,7 +84,7 @@ def get_config() -> config_dict.ConfigDict:
   optimizer.learning_rate = 1e-3
   # cosine, linear, constant; after a linear warmup.
   optimizer.schedule = 'cosine'
-  # None: a twentieth of schedule_steps.
+  # None: a tenth of schedule_steps.
   optimizer.warmup_steps = placeholder(int)
   # Where the schedule ends; None: train.steps at first start. A run continued
   # past it keeps the final rate.

@@ -23,7 +23,7 @@ def get_config(variant: str = ''):
   config.optimizer.learning_rate = 3e-3
   config.optimizer.final_fraction = 0.05
   # About 200 s on two cores.
-  config.train.steps = 660
+  config.train.steps = 640
   config.train.loss_chunk = 64
   if variant == 'smoke':
     config.data.vocab_size = 4096

@@ -269,5 +269,4 @@ def _checksum(progress: dict[str, Any]) -> int:
 
 
 def _one_line(error: Exception) -> str:
-  text = ' '.join(str(error).split())
-  return f'{type(error).__name__}: {text[:200]}'
+  return f'{type(error).__name__}: {errors.one_line(error)[:200]}'

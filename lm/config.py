@@ -120,7 +120,7 @@ _DEFAULTS: dict[str, Callable[[Any], Any]] = {
   # XLA runs a scan slower than unrolled layers on CPU.
   'model.scan_layers': lambda config: jax.default_backend() != 'cpu',
   'optimizer.schedule_steps': lambda config: config.train.steps,
-  'optimizer.warmup_steps': lambda c: c.optimizer.schedule_steps // 20,
+  'optimizer.warmup_steps': lambda c: c.optimizer.schedule_steps // 10,
 }
 
 
@@ -332,6 +332,8 @@ def _check_unchanged(config, old: Mapping[str, Any]):
   for field in sorted(set(new) | set(old)):
     if field in _MAY_CHANGE or field.split('.')[0] in _MAY_CHANGE:
       continue
+    if field in _DEFAULTS and old.get(field) is None:
+      continue  # younger than the run: resolved only now
     if new.get(field) != old.get(field):
       was = old.get(field)
       mend = f'give --config.{field}={was}'

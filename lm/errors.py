@@ -11,6 +11,11 @@ class UserError(Exception):
   """
 
 
+def one_line(error: BaseException) -> str:
+  """The text of an error without line breaks; its type where it has none."""
+  return ' '.join(str(error).split()) or type(error).__name__
+
+
 def is_disk_full(error: BaseException | None) -> bool:
   """Whether an error, or one that caused it, is a full disk or quota.
 

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm import errors, scoring, step, trained, types
-from lm.data import tokenizer
+from lm import errors, scoring, step, trained
+from lm.data import packing, tokenizer
 
 
 def run(
@@ -240,11 +240,10 @@ class Generator:
       for ids in group
     ]
     filled = group + [group[0]] * (size - len(group))
+    batch = packing.one_a_row(filled, size, self._length)
     number_B = jnp.arange(first, first + size)
     seed = self._settings.seed
-    ids_B, cache = self._start(
-      self._params, self._prompt_batch(filled), seed, number_B
-    )
+    ids_B, cache = self._start(self._params, batch, seed, number_B)
     while True:
       # Dispatched before the ids are read: the device does not wait for us.
       following, cache = self._extend(
@@ -258,22 +257,6 @@ class Generator:
       if all(row.stop for row in rows):
         return [row.completion() for row in rows]
       ids_B = following
-
-  def _prompt_batch(self, encoded: list[np.ndarray]) -> types.Batch:
-    shape = (len(encoded), self._length)
-    tokens_BxL, segment_BxL = np.zeros((2, *shape), np.int32)
-    for row, ids in enumerate(encoded):
-      tokens_BxL[row, : len(ids)] = ids
-      segment_BxL[row, : len(ids)] = 1
-    position_BxL = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
-    return types.Batch(
-      tokens_BxL=tokens_BxL,
-      targets_BxL=np.zeros(shape, np.int32),
-      weights_BxL=np.zeros(shape, np.float32),
-      order_BxL=position_BxL,
-      segment_BxL=segment_BxL,
-      position_BxL=position_BxL,
-    )
 
 
 class _Row:

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm import sharding, types
-from lm.data import store, tokenizer
+from lm import sharding
+from lm.data import packing, store, tokenizer
 from lm.models import base
 
 # Logits that exist at a time; 256 MiB of float32.
@@ -166,25 +166,12 @@ class ExactScorer:
 
   def _batch(self, windows: list[tuple[np.ndarray, int]]):
     """Windows as rows, and the place and number of their scored positions."""
-    shape = (self._batch_size, self._length)
-    tokens_BxL, targets_BxL = np.zeros((2, *shape), np.int32)
-    segment_BxL = np.zeros(shape, np.int32)
+    tokens = [np.append(tokenizer.BOS, ids[:-1]) for ids, _ in windows]
+    batch = packing.one_a_row(tokens, self._batch_size, self._length)
     first_B, count_B = np.zeros((2, self._batch_size), np.int32)
     for row, (ids, scored) in enumerate(windows):
-      n = len(ids)
-      tokens_BxL[row, :n] = np.concatenate([[tokenizer.BOS], ids[:-1]])
-      targets_BxL[row, :n] = ids
-      segment_BxL[row, :n] = 1
-      first_B[row], count_B[row] = n - scored, scored
-    position_BxL = np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)
-    batch = types.Batch(
-      tokens_BxL=tokens_BxL,
-      targets_BxL=targets_BxL,
-      weights_BxL=np.ones(shape, np.float32),
-      order_BxL=position_BxL,
-      segment_BxL=segment_BxL,
-      position_BxL=position_BxL,
-    )
+      batch.targets_BxL[row, : len(ids)] = ids
+      first_B[row], count_B[row] = len(ids) - scored, scored
     rows = sharding.local_rows(self._mesh, self._batch_size)
     local = jax.tree.map(lambda x: x[rows], (batch, first_B, count_B))
     return sharding.put_batch(self._mesh, local, self._batch_size)

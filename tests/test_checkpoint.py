@@ -380,3 +380,34 @@ def test_moves_between_meshes_bit_identically(config, tmp_path, opened):
       lambda x, y: x.sharding == y.sharding, state, abstract(name)
     )
     assert all(jax.tree.leaves(places))
+
+
+@pytest.mark.parametrize('call', ['save', 'wait_until_finished'])
+def test_a_full_disk_is_told_with_the_step_to_go_on_from(
+  two_steps, tmp_path, opened, monkeypatch, call
+):
+  workdir = tmp_path / 'run'
+  shutil.copytree(two_steps, workdir)
+  checkpoints = opened(workdir)
+
+  def full(*arguments, **settings):
+    # As TensorStore says it, in its own words.
+    raise ValueError('Error writing "d/0": No space left on device')
+
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoints._manager, call, full)
+    with pytest.raises(errors.UserError, match='no space left') as caught:
+      _save(checkpoints, 3)
+  assert 'from the last checkpoint, step 2' in str(caught.value)
+
+
+def test_other_errors_of_a_save_are_not_hidden(tmp_path, opened, monkeypatch):
+  checkpoints = opened(tmp_path)
+
+  def fails(*arguments, **settings):
+    raise ValueError('something else')
+
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoints._manager, 'save', fails)
+    with pytest.raises(ValueError, match='something else'):
+      _save(checkpoints, 1)

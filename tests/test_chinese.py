@@ -6,7 +6,14 @@ import shutil
 
 import pytest
 
-from lm import config as config_lib, evaluate, generate, train, trained
+from lm import (
+  config as config_lib,
+  errors,
+  evaluate,
+  generate,
+  train,
+  trained,
+)
 from lm.data import prepare, store
 
 _WORDS = (
@@ -175,3 +182,17 @@ def test_scored_bytes_are_the_documents_bytes(
 def split_bytes(prepared):
   split = prepared.held_out('test')
   return sum(int(split.read(d)[2][-1]) for d in range(len(split)))
+
+
+def test_a_run_is_read_on_other_devices_than_it_was_trained_on(
+  workdir, tmp_path
+):
+  """The mesh in config.json would fit no machine of eight devices."""
+  copy = shutil.copytree(workdir, tmp_path / 'copy')
+  config = json.loads((copy / 'config.json').read_text())
+  config['mesh'] = {'data': 3, 'fsdp': 1, 'tensor': 1}
+  (copy / 'config.json').write_text(json.dumps(config))
+  shape = {'data': 8, 'fsdp': 1, 'tensor': 1}
+  assert trained.load(copy, {}).mesh.shape == shape
+  with pytest.raises(errors.UserError, match='mesh.data=3'):
+    trained.load(copy, {'mesh.data': 3})

@@ -258,3 +258,34 @@ def test_a_config_without_a_field_names_it(config):
 def test_a_folder_without_a_run_says_what_to_do(tmp_path):
   with pytest.raises(errors.UserError, match=r'holds no run.*--mode=train'):
     config_lib.load(tmp_path)
+
+
+def test_warmup_must_leave_something_of_the_schedule(config):
+  config.optimizer.warmup_steps = 50
+  config.train.steps = 50
+  assert 'optimizer.warmup_steps=50 leaves nothing' in mistake(config)
+
+
+def test_warmup_is_a_tenth_of_the_schedule_unless_given(config):
+  config.optimizer.warmup_steps = None
+  config.train.steps = 200
+  assert config_lib.resolve(config).optimizer.warmup_steps == 20
+
+
+def test_fields_younger_than_a_run_have_their_defaults(config, tmp_path):
+  config_lib.save(config_lib.resolve(config), tmp_path)
+  path = tmp_path / 'config.json'
+  old = json.loads(path.read_text())
+  del old['model']['scale_embeddings'], old['optimizer']['warmup_steps']
+  path.write_text(json.dumps(old))
+  stored = config_lib.load(tmp_path)
+  assert stored['model']['scale_embeddings'] is False
+  assert config_lib.resolve(config, stored).optimizer.warmup_steps == 2
+
+
+def test_scoring_asks_nothing_of_training_batches(config):
+  config.data.batch_size = 3
+  resolved = config_lib.resolve(config)
+  config_lib.check_scoring(resolved)
+  with pytest.raises(errors.UserError, match=r'data\.batch_size=3'):
+    config_lib.check_training(resolved)

@@ -121,3 +121,26 @@ def test_chunks_need_a_third_of_the_plain_memory():
     return compiled.memory_analysis().temp_size_in_bytes
 
   assert temporary(128) < temporary(0) / 3
+
+
+def test_bfloat16_gradients_are_scaled_in_float32(inputs):
+  """One over 4,097 is no bfloat16 number: rounded first, it is 0.02 % off."""
+  hidden = inputs['hidden'].astype(jnp.bfloat16)
+  ones = jnp.ones((B, L))
+
+  def loss(hidden, scale, chunk):
+    total, _ = losses.token_cross_entropy(
+      lambda h: h @ inputs['kernel'].astype(jnp.bfloat16),
+      hidden,
+      inputs['targets'],
+      ones,
+      chunk=chunk,
+    )
+    return total * scale
+
+  gradient = jax.grad(loss)
+  unscaled = gradient(hidden, 1.0, 4).astype(jnp.float32)
+  # A scale that rounds to 1 in bfloat16, but is nearer to the next number.
+  scaled = gradient(hidden, 1.0039, 4)
+  expected = (unscaled * 1.0039).astype(jnp.bfloat16)
+  np.testing.assert_array_equal(scaled, expected)

@@ -115,3 +115,12 @@ def test_truncate_keeps_the_beginning(tmp_path):
   assert path.read_bytes() == b'123'
   files.truncate(tmp_path / 'absent', 3)
   assert not (tmp_path / 'absent').exists()
+
+
+def test_a_state_does_not_change_with_later_steps():
+  accumulator = metrics.Accumulator()
+  accumulator.add(step_metrics(1.0, 2.0), positions=16)
+  state = accumulator.state()
+  before = json.dumps(state)
+  accumulator.add(step_metrics(1.0, 2.0), positions=16)
+  assert json.dumps(state) == before

@@ -40,7 +40,6 @@ _ENCODE_CHARACTERS = 4 << 20
 
 _SETTINGS = (
   'source',
-  'document_bytes',
   'held_out_fraction',
   'held_out_bytes',
   'tokenizer',
@@ -89,6 +88,8 @@ def prepare(
   source = sources.make(config_data)
   inputs = _hash_inputs(source)
   settings = {name: config_data[name] for name in _SETTINGS}
+  if source.name == 'files':
+    settings['document_bytes'] = config_data.document_bytes
   if config_data.tokenizer not in tokenizer.KINDS:
     settings['tokenizer'] = tokenizer.load(config_data.tokenizer).digest
   fingerprint = {'format': _FORMAT, 'settings': settings, 'inputs': inputs}
