@@ -194,5 +194,5 @@ def test_a_run_is_read_on_other_devices_than_it_was_trained_on(
   (copy / 'config.json').write_text(json.dumps(config))
   shape = {'data': 8, 'fsdp': 1, 'tensor': 1}
   assert trained.load(copy, {}).mesh.shape == shape
-  with pytest.raises(errors.UserError, match='mesh.data=3'):
+  with pytest.raises(errors.UserError, match=r'mesh\.data=3'):
     trained.load(copy, {'mesh.data': 3})
