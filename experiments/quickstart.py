@@ -1,7 +1,10 @@
 """The quick start: a small causal Transformer on presidential messages.
 
-python run.py                                            QUICKTIME
-python run.py --config=experiments/quickstart.py:smoke   SMOKETIME
+python run.py                                            260 s, 1.38
+python run.py --config=experiments/quickstart.py:smoke   34 s, 2.11
+
+Seconds on two CPU cores, everything included; bits per byte on the test
+messages.
 
 Llama's shape (Touvron et al. 2023) with tied embeddings that are scaled on the
 way in (Vaswani et al. 2017, section 3.4): at this width and after so few steps
