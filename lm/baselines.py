@@ -47,17 +47,10 @@ def unigram(
   """
   possible_V = coder.byte_lengths_V > 0
   possible_V[tokenizer.EOS] = True
-  counts_V = possible_V.astype(np.int64)
-  for document in range(len(train)):
-    ids = train.read(document)[0]
-    counts_V += np.bincount(ids, minlength=len(counts_V))
+  counts_V = train.counts(coder.vocab_size) + possible_V
   bits_V = np.log2(counts_V.sum()) - np.log2(np.maximum(counts_V, 1))
-  bits, size = 0.0, 0
-  for document in range(len(held_out)):
-    ids, _, starts = held_out.read(document)
-    bits += bits_V[ids].sum()
-    size += int(starts[-1])
-  return float(bits / size)
+  scored_V = held_out.counts(coder.vocab_size)
+  return float(scored_V @ bits_V / (scored_V @ coder.byte_lengths_V))
 
 
 def training_text(

@@ -10,6 +10,7 @@ a killed preparation leaves nothing that a later one would trust. The folder's
 name ends in a hash of the inputs' content and of the settings.
 """
 
+import array
 import collections
 import contextlib
 import dataclasses
@@ -283,7 +284,7 @@ class _Collected:
 
 def _collect(source: sources.Source, spool: pathlib.Path) -> _Collected:
   """Copies a source's documents to disk, in order, and digests each."""
-  digests, sizes, fixed = bytearray(), [], []
+  digests, sizes, fixed = bytearray(), array.array('q'), array.array('b')
   dropped = collections.Counter()
   with open(spool, 'w', encoding='utf-8') as f:
     for document in source.documents():

@@ -6,6 +6,7 @@ EOS, a word of its own, at the text's end. Documents are cut into records of
 `BLOCK` tokens, so that reading a chunk costs the same in a long document.
 """
 
+import array
 import pathlib
 from collections.abc import Sequence
 
@@ -27,7 +28,8 @@ class Writer:
 
   def __init__(self, directory: pathlib.Path):
     self._directory = directory
-    self._lengths: list[int] = []
+    self._lengths = array.array('q')
+    self._counts_V = np.zeros(0, np.int64)
     self._writer = None
     self._shards = self._shard_bytes = 0
     directory.mkdir(parents=True)
@@ -37,6 +39,9 @@ class Writer:
     document_3xL = np.stack([ids_L, word_L, start_L]).astype('<i4')
     length = document_3xL.shape[1]
     self._lengths.append(length)
+    counts_V = np.bincount(ids_L, minlength=len(self._counts_V))
+    counts_V[: len(self._counts_V)] += self._counts_V
+    self._counts_V = counts_V
     for first in range(0, length, BLOCK):
       block = document_3xL[:, first : first + BLOCK]
       record = np.ascontiguousarray(block).tobytes()
@@ -44,10 +49,10 @@ class Writer:
       self._shard_bytes += len(record)
 
   def close(self):
-    """Finishes the last shard and writes the index of lengths."""
+    """Finishes the last shard and writes the lengths and the ids' counts."""
     self._close_shard()
-    with open(self._directory / 'lengths.npy', 'wb') as f:
-      np.save(f, np.array(self._lengths, np.int64))
+    np.save(self._directory / 'lengths.npy', np.array(self._lengths, np.int64))
+    np.save(self._directory / 'counts.npy', self._counts_V)
 
   def _shard(self):
     if self._shard_bytes >= _SHARD_BYTES:
@@ -103,6 +108,11 @@ class Split:
     arrays = [np.frombuffer(b, '<i4').reshape(3, -1) for b in blocks]
     joined = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=1)
     return joined[:, start - first * BLOCK : stop - first * BLOCK]
+
+  def counts(self, vocab_size: int) -> np.ndarray:
+    """How often each id occurs, EOS included; int64 [V]."""
+    counts_V = np.load(self.directory / 'counts.npy')
+    return np.pad(counts_V, (0, vocab_size - len(counts_V)))
 
   def __len__(self) -> int:
     return len(self.lengths)

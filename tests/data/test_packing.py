@@ -248,3 +248,13 @@ def test_shards_that_miss_records_are_refused(tmp_path):
   found = '3 records where its index lists 4'
   with pytest.raises(errors.UserError, match=found):
     store.Split(tmp_path / 'split')
+
+
+def test_counts_are_those_of_all_documents(tmp_path):
+  writer = store.Writer(tmp_path / 'split')
+  for ids in ([3, 1, 1], [7], [1, 3]):
+    ids = np.array(ids)
+    writer.add(ids, ids, ids)
+  writer.close()
+  counts = store.Split(tmp_path / 'split').counts(10)
+  assert counts.tolist() == [0, 3, 0, 2, 0, 0, 0, 1, 0, 0]
