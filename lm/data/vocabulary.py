@@ -26,7 +26,12 @@ RESERVED = {BLANK, '\u2585'}
 
 
 def learn_words(texts: Iterable[str], room: int) -> list[str]:
-  """The `room` most frequent words, at most half of them one character."""
+  """The `room` most frequent words, at most half of them one character.
+
+  Counted here, since SentencePiece's word model is no identity: it cuts at
+  blanks only and spells the blank before an unknown word as U+2581, so that
+  'the zebra' comes back as 'the▁zebra'.
+  """
   counts = collections.Counter()
   for text in texts:
     counts.update(words.split(text))
