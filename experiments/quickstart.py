@@ -9,9 +9,10 @@ messages.
 Llama's shape (Touvron et al. 2023) with tied embeddings that are scaled on the
 way in (Vaswani et al. 2017, section 3.4): at this width and after so few steps
 the scale is worth more than any other setting that was tried. Test messages,
-680 steps of 2,048 tokens, one seed each: 1.463 bits per byte without it, 1.408
-with it, 1.376 with embeddings drawn at 0.02 besides, 1.372 at a learning rate
-of 0.003 instead of 0.002.
+one seed each, 2,048 tokens a step: without it 1.463 bits per byte after 610
+steps and 1.467 after 680 at a learning rate of 0.003; with it, after 680 steps,
+1.408, 1.376 with embeddings drawn at 0.02 besides, and then 1.372 at a learning
+rate of 0.003 instead of 0.002.
 """
 
 from experiments import base
