@@ -51,8 +51,9 @@ class Checkpoints:
       ),
       item_names=('state', 'progress', 'config'),
     )
-    for number in self._manager.all_steps():
-      self._note_loss(number, self._stored_loss(number))
+    if writes:  # only then is anything removed, and the best kept
+      for number in self._manager.all_steps():
+        self._note_loss(number, self._stored_loss(number))
 
   def steps(self) -> list[int]:
     """Steps of the complete checkpoints, latest first."""

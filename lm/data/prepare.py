@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from lm import errors, files
-from lm.data import sources, store, tokenizer, windows
+from lm.data import sources, store, tokenizer, windows, words
 
 # Raised when prepared data of older code must not be used any more.
 _FORMAT = 1
@@ -410,7 +410,7 @@ def _add(writer, coder, text: str, ids: np.ndarray) -> int:
   """Adds a document and its EOS; the number of tokens added."""
   ends = np.cumsum(coder.byte_lengths_V[ids], dtype=np.int64)
   starts = np.concatenate([[0], ends])
-  word = tokenizer.word_index(text, starts[:-1])
+  word = words.word_index(text, starts[:-1])
   writer.add(
     np.append(ids, tokenizer.EOS), np.append(word, word[-1] + 1), starts
   )

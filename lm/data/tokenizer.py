@@ -37,8 +37,6 @@ FIRST_PIECE = FIRST_BYTE + 256
 KINDS = ('unigram', 'bpe', 'word', 'char', 'bytes')
 _FORMAT = 'lm tokenizer 1'
 
-word_index = words.word_index
-
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:

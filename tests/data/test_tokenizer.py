@@ -244,7 +244,7 @@ def test_the_stream_is_the_decoded_text_for_any_ids(tok):
 def test_word_index_example():
   # The example of the docstring.
   starts = np.array([0, 1, 3, 4, 6, 8, 9, 10, 11, 12, 13])
-  index = tokenizer.word_index('Big dogs,\n我们', starts)
+  index = words.word_index('Big dogs,\n我们', starts)
   assert index.dtype == np.int32
   assert index.tolist() == [0, 0, 1, 1, 1, 2, 3, 4, 4, 4, 5]
 
@@ -287,7 +287,7 @@ def test_words_agree_with_a_regular_expression():
 def test_tokens_of_every_kind_find_their_words(tok):
   ids = tok.encode(ENGLISH + CHINESE)
   lengths = tok.byte_lengths_V[ids]
-  index = tokenizer.word_index(ENGLISH + CHINESE, np.cumsum(lengths) - lengths)
+  index = words.word_index(ENGLISH + CHINESE, np.cumsum(lengths) - lengths)
   assert index[0] == 0
   assert np.all(np.diff(index) >= 0)
   assert index[-1] == len(words.split(ENGLISH + CHINESE)) - 1

@@ -124,7 +124,7 @@ def llama_params(values):
   }
 
 
-def compare(model, params, theirs):
+def assert_same_logits(model, params, theirs):
   batch = batch_of([[L], [L]], L)
   found = run(model, {'trunk': params, 'heads': {}, 'networks': {}}, batch)
   with torch.no_grad():
@@ -142,7 +142,7 @@ def test_gpt2(config):
       )
     )
   )
-  compare(build(config, **GPT2), gpt2_params(arrays(theirs)), theirs)
+  assert_same_logits(build(config, **GPT2), gpt2_params(arrays(theirs)), theirs)
 
 
 def test_llama(config):
@@ -161,4 +161,6 @@ def test_llama(config):
       )
     )
   )
-  compare(build(config, **LLAMA), llama_params(arrays(theirs)), theirs)
+  assert_same_logits(
+    build(config, **LLAMA), llama_params(arrays(theirs)), theirs
+  )
