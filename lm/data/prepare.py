@@ -90,7 +90,7 @@ def prepare(
   inputs = _hash_inputs(source)
   settings = {name: config_data[name] for name in _SETTINGS}
   if source.name == 'files':
-    settings['document_bytes'] = config_data.document_bytes
+    settings |= {name: config_data[name] for name in sources.FILE_FIELDS}
   if config_data.tokenizer not in tokenizer.KINDS:
     settings['tokenizer'] = tokenizer.load(config_data.tokenizer).digest
   fingerprint = {'format': _FORMAT, 'settings': settings, 'inputs': inputs}

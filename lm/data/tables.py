@@ -1,0 +1,236 @@
+"""Readers of tables: .csv, .tsv and .parquet, of which one column is text."""
+
+import contextlib
+import csv
+import io
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from typing import TextIO
+
+from lm import errors
+from lm.data import documents, streams
+
+_BATCH_BYTES = 1 << 22
+# A value may stand for many in the file, and is many here.
+_BATCH_ROWS = 1 << 10
+
+
+def delimited(file: documents.File, delimiter: str) -> documents.Results:
+  """Rows below a header, quoted as in RFC 4180 (sections 2.5 to 2.7)."""
+  csv.field_size_limit(
+    documents.RECORD_BYTES
+  )  # Of the process; 128 KiB unless set.
+  with (
+    streams.open_utf8(file.path, file.options.encoding) as stream,
+    # What is no UTF-8 becomes lone surrogates, and is found when encoded.
+    io.TextIOWrapper(stream, 'utf-8-sig', 'surrogateescape', '\n') as text,
+  ):
+    rows = csv.reader(_lines(text), delimiter=delimiter, strict=True)
+    header = index = None
+    while True:
+      line = rows.line_num + 1
+      name = file.name if header is None else f'{file.name}:{line}'
+      try:
+        row = next(rows)
+      except StopIteration:
+        return
+      except csv.Error as error:
+        yield _misquoted(file, name, line, error)
+        if header is None:
+          return
+        continue
+      if not row:  # A blank line.
+        continue
+      if header is None:
+        header, index = row, _column(file, row, line)
+        if isinstance(index, documents.Skipped):
+          yield index
+          return
+      elif len(row) != len(header):
+        yield _ragged(file, name, line, row, header)
+      elif row == header:  # Of a table that was joined to this one.
+        yield documents.Skipped(name, 'repeated header')
+      else:
+        try:
+          yield from file.whole(name, row[index])
+        except UnicodeEncodeError as error:
+          yield _undecodable(file, name, line, row, index, error.start)
+
+
+def _lines(text: TextIO) -> Iterator[str]:
+  number = 0
+  while line := text.readline(documents.RECORD_BYTES):
+    number += 1
+    if len(line) == documents.RECORD_BYTES and line[-1] != '\n':
+      said = f'has a line {number} of over {documents.RECORD_BYTES} characters'
+      raise streams.StreamError('too long', said)
+    yield line
+
+
+def _misquoted(
+  file: documents.File, name: str, line: int, error: csv.Error
+) -> documents.Skipped:
+  where, said = f'{file.path}:{line}', errors.one_line(error)
+  if 'field limit' in said:
+    return file.too_long(name, line, 'a field (is a quote left open?)')
+  if 'unexpected end' in said:
+    detail = f'{where} begins a row with a quote that nothing closes'
+    return file.bad(name, 'unclosed quote', detail, 'close it')
+  detail = f'{where} begins a row with broken quotes or line ends ({said})'
+  mend = 'double the quotes within a field, and end lines with a line feed'
+  return file.bad(name, 'broken quotes', detail, mend)
+
+
+def _column(
+  file: documents.File, header: list[str], line: int
+) -> int | documents.Skipped:
+  """The index of the text column."""
+  column, where = file.options.text_column, f'{file.path}:{line}'
+  if header.count(column) == 1:
+    return header.index(column)
+  try:
+    ''.join(header).encode()
+  except UnicodeEncodeError:
+    return file.undecodable(file.name, line, 0)
+  return _no_column(file, where, header)
+
+
+def _no_column(
+  file: documents.File, where: str, names: list[str]
+) -> documents.Skipped:
+  column = file.options.text_column
+  if column in names:
+    detail = f'{where} has {names.count(column)} columns {column!r}'
+    mend = 'give each a name of its own'
+    return file.bad(file.name, 'duplicate column', detail, mend)
+  detail = f'{where} has no column {column!r} (its columns: {listed(names)})'
+  mend = 'name the one that holds the text with data.text_column'
+  return file.bad(file.name, 'no text column', detail, mend)
+
+
+def listed(names: Iterable[str]) -> str:
+  """The first twenty, quoted."""
+  names = [repr(name) for name in names]
+  return ', '.join(names[:20] + ['...'] * (len(names) > 20)) or 'none'
+
+
+def _ragged(
+  file: documents.File, name: str, line: int, row: list[str], header: list[str]
+) -> documents.Skipped:
+  return file.bad(
+    name,
+    'ragged row',
+    f'{file.path}:{line} has {len(row)} field(s) where the header has '
+    f'{len(header)}',
+    'quote fields that hold a delimiter, a quote or a line end',
+    len(','.join(row).encode(errors='surrogateescape')),
+  )
+
+
+def _undecodable(
+  file: documents.File,
+  name: str,
+  line: int,
+  row: list[str],
+  index: int,
+  start: int,
+) -> documents.Skipped:
+  line += sum(field.count('\n') for field in row[:index])
+  line += row[index].count('\n', 0, start)
+  size = len(row[index].encode(errors='surrogateescape'))
+  return file.undecodable(name, line, size)
+
+
+def parquet(
+  file: documents.File,
+) -> documents.Results:
+  """Rows of a Parquet file, numbered from 1; only the text column is read."""
+  # Here, since it takes a quarter of a second and few need it.
+  import pyarrow
+  from pyarrow import parquet as pq
+
+  with contextlib.ExitStack() as stack:
+    source, size = str(file.path), file.path.stat().st_size
+    if streams.compression(file.path):  # Parquet is read from its end.
+      source = stack.enter_context(tempfile.TemporaryFile())
+      with streams.open_bytes(file.path) as stream:
+        shutil.copyfileobj(stream, source)
+      size = source.tell()
+    if not size:
+      return
+    try:
+      table = stack.enter_context(
+        pq.ParquetFile(source, buffer_size=_BATCH_BYTES, pre_buffer=False)
+      )
+      mistake = _parquet_mistake(file, table.schema_arrow)
+      if mistake:
+        yield mistake
+        return
+      number = 0
+      for batch in table.iter_batches(
+        _batch_rows(file, table.metadata),
+        columns=[file.options.text_column],
+        use_threads=False,
+      ):
+        # Not as strings: that they are UTF-8 was not checked.
+        values = batch.column(0).cast(pyarrow.large_binary())
+        for data in values.to_pylist():
+          number += 1
+          yield from _value(file, number, data)
+    except (pyarrow.ArrowException, OSError) as error:
+      if isinstance(error, OSError) and error.errno:
+        raise
+      said = f'is broken ({errors.one_line(error)})'
+      raise streams.StreamError('broken Parquet', said) from error
+
+
+def _parquet_mistake(file: documents.File, schema) -> documents.Skipped | None:
+  from pyarrow import types
+
+  column = file.options.text_column
+  if schema.names.count(column) != 1:
+    return _no_column(file, str(file.path), schema.names)
+  kind = schema.field(column).type
+  if types.is_dictionary(kind):
+    kind = kind.value_type
+  if any(
+    is_kind(kind)
+    for is_kind in (
+      types.is_string,
+      types.is_large_string,
+      types.is_string_view,
+    )
+  ):
+    return None
+  detail = f'{file.path} has a column {column!r} of {kind}, not of strings'
+  mend = 'name the one that holds the text with data.text_column, or convert it'
+  return file.bad(file.name, 'no text column', detail, mend)
+
+
+def _batch_rows(file: documents.File, metadata) -> int:
+  """So many rows as hold about `_BATCH_BYTES` of text."""
+  size = 0
+  for group in range(metadata.num_row_groups):
+    row_group = metadata.row_group(group)
+    for index in range(row_group.num_columns):
+      column = row_group.column(index)
+      if column.path_in_schema == file.options.text_column:
+        size += column.total_uncompressed_size
+  rows = _BATCH_BYTES * metadata.num_rows // max(1, size)
+  return min(max(1, rows), _BATCH_ROWS)
+
+
+def _value(
+  file: documents.File, number: int, data: bytes | None
+) -> documents.Results:
+  name = f'{file.name}:{number}'
+  try:
+    if data is None:
+      yield documents.Skipped(name, 'empty')
+    else:
+      yield from file.whole(name, data.decode())
+  except UnicodeDecodeError as error:
+    detail = f'{file.path}:{number} is not UTF-8 at byte {error.start} of a row'
+    mend = 'write the column as UTF-8'
+    yield file.bad(name, 'not UTF-8', detail, mend, len(data))
