@@ -53,6 +53,24 @@ def get_config() -> config_dict.ConfigDict:
   # Threads that build batches ahead, and how many batches ahead.
   data.threads = 2
   data.prefetch = 8
+  # A language (en, zh, de, ...) or a script (Latin, Han, Cyrillic, ...):
+  # documents in others are dropped; None: all are kept.
+  data.language = placeholder(str)
+  cleaning = data.cleaning = config_dict.ConfigDict()
+  # Names of rules, see RULES in `lm/data/cleaning.py`; None: by source.
+  cleaning.rules = placeholder(tuple)
+  # Of a document, in scripts that put blanks between words. Gopher's most is
+  # 100,000; a part of data.document_bytes can have 250,000.
+  cleaning.min_words = 50
+  cleaning.max_words = 250_000
+  # Of a document in Han, kana, Thai, ...; blanks are not counted.
+  cleaning.min_characters = 100
+  # The largest share of characters, blanks left out, that may be digits.
+  cleaning.max_digits = 0.15
+  # The least share of letters in the script or scripts of data.language.
+  cleaning.language_share = 0.5
+  # Placeholders for e-mail addresses, telephone numbers and IP addresses.
+  cleaning.scrub = False
 
   objective = config.objective = config_dict.ConfigDict()
   objective.name = 'causal'

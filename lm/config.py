@@ -61,6 +61,11 @@ _BOUNDS: dict[str, tuple[float, float | None]] = {
   'data.batch_size': (1, None),
   'data.threads': (0, None),
   'data.prefetch': (1, None),
+  'data.cleaning.min_words': (0, None),
+  'data.cleaning.max_words': (1, None),
+  'data.cleaning.min_characters': (0, None),
+  'data.cleaning.max_digits': (0, 1),
+  'data.cleaning.language_share': (0, 1),
   'model.num_layers': (1, None),
   'model.width': (1, None),
   'model.num_heads': (1, None),
@@ -150,8 +155,8 @@ def resolve(
       value = old.get(field)
       if value is None:
         value = default(config)
-      section, name = field.split('.')
-      config[section][name] = value
+      section, _, name = field.rpartition('.')
+      _get(config, section)[name] = value
   _check_bounds(config)
   _check_shapes(config)
   if stored:
@@ -160,13 +165,13 @@ def resolve(
 
 
 def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-  """Nested sections to {'section.field': value}."""
+  """Nested sections to {'section.field': value}, tuples as JSON's lists."""
   flat = {}
   for name, value in config.items():
     if isinstance(value, Mapping):
       flat.update(flatten(value, f'{prefix}{name}.'))
     else:
-      flat[prefix + name] = value
+      flat[prefix + name] = list(value) if isinstance(value, tuple) else value
   return flat
 
 

@@ -40,6 +40,11 @@ OUT_OF_RANGE = {
   'data.batch_size': (0, None),
   'data.threads': (-1, None),
   'data.prefetch': (0, None),
+  'data.cleaning.min_words': (-1, None),
+  'data.cleaning.max_words': (0, None),
+  'data.cleaning.min_characters': (-1, None),
+  'data.cleaning.max_digits': (-0.1, 1.1),
+  'data.cleaning.language_share': (-0.1, 1.1),
   'model.num_layers': (0, None),
   'model.width': (0, None),
   'model.num_heads': (0, None),
@@ -121,8 +126,11 @@ MISFITS = [
 
 def with_fields(config, fields):
   for field, value in fields.items():
-    section, _, name = field.rpartition('.')
-    setattr(config[section] if section else config, name, value)
+    *sections, name = field.split('.')
+    part = config
+    for section in sections:
+      part = part[section]
+    setattr(part, name, value)
   return config
 
 
@@ -172,6 +180,15 @@ def test_what_does_not_fit_together_names_both(config, fields, expected):
   assert re.search(expected, message), message
 
 
+def test_a_tuple_is_unchanged_by_its_way_to_disk_and_back(config):
+  config.data.cleaning.rules = ('unicode', 'html')
+  resolved = config_lib.resolve(config)
+  stored = json.loads(json.dumps(resolved.to_dict()))
+  config_lib.resolve(config, stored)
+  config.data.cleaning.rules = ('unicode',)
+  assert 'data.cleaning.rules' in mistake(config, stored)
+
+
 def test_what_depends_on_other_fields_is_filled_in(config):
   with_fields(config, {'model.activation': 'gelu', 'optimizer.name': 'sgd'})
   for field in ('data.vocab_size', 'model.num_kv_heads', 'model.mlp_width'):
@@ -181,7 +198,7 @@ def test_what_depends_on_other_fields_is_filled_in(config):
   assert None not in [
     value
     for field, value in config_lib.flatten(resolved.to_dict()).items()
-    if field != 'data.directory'
+    if field not in ('data.directory', 'data.language', 'data.cleaning.rules')
   ]
   assert resolved.data.vocab_size == 526
   assert resolved.model.num_kv_heads == resolved.model.num_heads
