@@ -56,8 +56,14 @@ def get_config() -> config_dict.ConfigDict:
   # A language (en, zh, de, ...) or a script (Latin, Han, Cyrillic, ...):
   # documents in others are dropped; None: all are kept.
   data.language = placeholder(str)
+  # Of two documents whose MinHash sketches agree in so much one is dropped; 0:
+  # both are kept.
+  data.near_duplicates = 0.8
+  # Processes that prepare data; None: one a core, none for little text.
+  data.processes = placeholder(int)
   cleaning = data.cleaning = config_dict.ConfigDict()
-  # Names of rules, see RULES in `lm/data/cleaning.py`; None: by source.
+  # Names of rules, see RULES in `lm/data/cleaning.py`; None: all for files, for
+  # packaged sources only `unicode`.
   cleaning.rules = placeholder(tuple)
   # Of a document, in scripts that put blanks between words. Gopher's most is
   # 100,000; a part of data.document_bytes can have 250,000.

@@ -30,6 +30,7 @@ _MAY_CHANGE = (
   'data.directory',  # the hash of what it holds may not, see `train.py`
   'data.threads',
   'data.prefetch',
+  'data.processes',
   'mesh',
   'evaluate',
   'generate',
@@ -61,6 +62,8 @@ _BOUNDS: dict[str, tuple[float, float | None]] = {
   'data.batch_size': (1, None),
   'data.threads': (0, None),
   'data.prefetch': (1, None),
+  'data.near_duplicates': (0, 1),
+  'data.processes': (0, None),
   'data.cleaning.min_words': (0, None),
   'data.cleaning.max_words': (1, None),
   'data.cleaning.min_characters': (0, None),
@@ -165,13 +168,13 @@ def resolve(
 
 
 def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-  """Nested sections to {'section.field': value}, tuples as JSON's lists."""
+  """Nested sections to {'section.field': value}."""
   flat = {}
   for name, value in config.items():
     if isinstance(value, Mapping):
       flat.update(flatten(value, f'{prefix}{name}.'))
     else:
-      flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+      flat[prefix + name] = value
   return flat
 
 
@@ -258,6 +261,8 @@ def _check_choices(config):
 def _check_bounds(config):
   for field, (least, most) in _BOUNDS.items():
     value = _get(config, field)
+    if value is None:  # as many as there are, see experiments/base.py
+      continue
     # NaN is neither less nor more, and infinity is no JSON.
     fits = math.isfinite(value) and value >= least
     if not fits or (most is not None and value > most):

@@ -176,6 +176,7 @@ class _Run:
       sequence_length=data.sequence_length,
       seed=self.config.seed,
       cross_document_attention=data.cross_document_attention,
+      weights=[weight for _, weight in data.sources] or [1.0],
     )
     found = rows.rows_in_first_epoch(data.batch_size)
     if found < data.batch_size:

@@ -48,6 +48,7 @@ def get_config():
   config = base.get_config()
   config.data.source = 'files'
   config.data.path = {corpus!r}
+  config.data.cleaning.rules = ()
   config.data.directory = {prepared!r}
   config.data.tokenizer = 'bytes'
   config.data.sequence_length = 32

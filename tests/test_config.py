@@ -30,6 +30,11 @@ CHOICES = {
 }
 # Checked below, by what they must not be.
 OTHERS = ('data.text_column', 'data.sources')
+# Fields for which None is an answer.
+NONE = (
+  *('data.directory', 'data.language', 'data.processes'),
+  'data.cleaning.rules',
+)
 # Field -> a value below what is allowed, one above.
 OUT_OF_RANGE = {
   'seed': (-1, 2**32),
@@ -40,6 +45,8 @@ OUT_OF_RANGE = {
   'data.batch_size': (0, None),
   'data.threads': (-1, None),
   'data.prefetch': (0, None),
+  'data.near_duplicates': (-0.1, 1.1),
+  'data.processes': (-1, None),
   'data.cleaning.min_words': (-1, None),
   'data.cleaning.max_words': (0, None),
   'data.cleaning.min_characters': (-1, None),
@@ -180,10 +187,10 @@ def test_what_does_not_fit_together_names_both(config, fields, expected):
   assert re.search(expected, message), message
 
 
-def test_a_tuple_is_unchanged_by_its_way_to_disk_and_back(config):
+def test_a_tuple_is_unchanged_by_its_way_to_disk_and_back(config, tmp_path):
   config.data.cleaning.rules = ('unicode', 'html')
-  resolved = config_lib.resolve(config)
-  stored = json.loads(json.dumps(resolved.to_dict()))
+  config_lib.save(config_lib.resolve(config), tmp_path)
+  stored = config_lib.load(tmp_path)
   config_lib.resolve(config, stored)
   config.data.cleaning.rules = ('unicode',)
   assert 'data.cleaning.rules' in mistake(config, stored)
@@ -198,7 +205,7 @@ def test_what_depends_on_other_fields_is_filled_in(config):
   assert None not in [
     value
     for field, value in config_lib.flatten(resolved.to_dict()).items()
-    if field not in ('data.directory', 'data.language', 'data.cleaning.rules')
+    if field not in NONE
   ]
   assert resolved.data.vocab_size == 526
   assert resolved.model.num_kv_heads == resolved.model.num_heads

@@ -159,8 +159,9 @@ def test_documents_count_their_end_and_all_their_bytes(setting, tmp_path):
   for text in texts:
     ids = setting.coder.encode(text)
     starts = np.arange(len(ids) + 1)
-    writer.add(np.append(ids, tokenizer.EOS), starts, starts)
-  writer.close()
+    document_3xL = np.stack([np.append(ids, tokenizer.EOS), starts, starts])
+    writer.add(store.encode([document_3xL]))
+  writer.close(np.zeros(0))
   passages = list(scoring.documents(store.Split(tmp_path / 'split')))
   assert [p.scored[-1] for p in passages] == [tokenizer.EOS] * 2
   found = setting.score(passages)

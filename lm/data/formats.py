@@ -11,11 +11,10 @@ import json
 import pathlib
 import re
 
-from resiliparse.extract import html2text
 from resiliparse.parse import encoding as html_encoding
 
 from lm import errors
-from lm.data import documents, streams, tables
+from lm.data import documents, markup, streams, tables
 
 
 def format_of(path: pathlib.Path) -> str | None:
@@ -153,11 +152,7 @@ def _html(
     )
     yield file.bad(file.name, f'not {kind}', detail, mend, len(data))
     return
-  yield from file.whole(file.name, _html_to_text(page))
-
-
-def _html_to_text(page: str) -> str:
-  return html2text.extract_plain_text(page)
+  yield from file.whole(file.name, markup.html_to_text(page))
 
 
 def page_encoding(data: bytes, default: str) -> str:

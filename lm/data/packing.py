@@ -3,7 +3,8 @@
 An iterator that packs as it reads gives other rows for another number of
 workers or hosts. Here an epoch's rows are planned from lengths alone: documents
 are cut into chunks at offsets drawn anew each epoch, the chunks are shuffled,
-and first fit inside windows of 1,024 of them fills the rows.
+and first fit inside windows of 1,024 of them fills the rows. Of a mixture of
+sources an epoch has exact shares, see `mixture.py`.
 """
 
 import dataclasses
@@ -13,20 +14,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from lm import types
-from lm.data import store
+from lm.data import mixture, seeding, store
 from lm.objectives import base
 
 WINDOW = 1024
-
-# What a random generator is for; part of its counter.
-_OFFSETS, _ORDER, _CHUNK = range(3)
-
-
-def generator(seed: int, epoch: int, purpose: int, index: int = 0):
-  """A NumPy generator that depends on its arguments alone."""
-  # The low words of the counter count draws; the high ones tell streams apart.
-  bits = np.random.Philox(key=[seed, epoch], counter=[0, 0, index, purpose])
-  return np.random.Generator(bits)
 
 
 def cut(lengths: np.ndarray, raw_length: int, offsets: np.ndarray):
@@ -79,7 +70,7 @@ class EpochPlan:
 
   def __init__(
     self,
-    lengths: np.ndarray,
+    spans: mixture.Spans,
     objective: base.Objective,
     *,
     capacity: int,
@@ -88,13 +79,15 @@ class EpochPlan:
   ):
     self._objective, self._capacity = objective, capacity
     self._seed, self._epoch = seed, epoch
-    offsets = generator(seed, epoch, _OFFSETS).integers(
-      0, objective.raw_length, len(lengths)
+    offsets = seeding.generator(seed, epoch, seeding.OFFSETS).integers(
+      0, objective.raw_length, len(spans.document)
     )
-    self.document, self.start, self.stop = cut(
-      lengths, objective.raw_length, offsets
+    span, start, stop = cut(
+      spans.stop - spans.start, objective.raw_length, offsets
     )
-    order = generator(seed, epoch, _ORDER)
+    self.document = spans.document[span]
+    self.start, self.stop = start + spans.start[span], stop + spans.start[span]
+    order = seeding.generator(seed, epoch, seeding.ORDER)
     self._order = order.permutation(len(self.document))
     self._rows: list[np.ndarray] = []
     # Rows before each planned window, and after the last one.
@@ -125,7 +118,7 @@ class EpochPlan:
 
   def chunk_generator(self, chunk: int) -> np.random.Generator:
     """The generator that sizes and corrupts a chunk."""
-    return generator(self._seed, self._epoch, _CHUNK, chunk)
+    return seeding.generator(self._seed, self._epoch, seeding.CHUNK, chunk)
 
   def _plan_window(self) -> bool:
     window = len(self._first_row) - 1
@@ -157,8 +150,11 @@ class Rows:
     sequence_length: int,
     seed: int,
     cross_document_attention: bool = False,
+    weights: Sequence[float] = (1.0,),
   ):
+    """`weights` are those of the split's sources; one: no mixture."""
     self._split, self._objective = split, objective
+    self._weights = tuple(weights)
     self._sequence_length, self._seed = sequence_length, seed
     self._cross = cross_document_attention
     self._plans: dict[int, EpochPlan] = {}
@@ -196,7 +192,13 @@ class Rows:
       for old in [e for e in self._plans if e < epoch - 1]:
         del self._plans[old]
       self._plans[epoch] = EpochPlan(
-        self._split.lengths,
+        mixture.spans(
+          self._split.lengths,
+          self._split.sources,
+          self._weights,
+          seed=self._seed,
+          epoch=epoch,
+        ),
         self._objective,
         capacity=self._sequence_length,
         seed=self._seed,

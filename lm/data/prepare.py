@@ -1,50 +1,64 @@
 """Preparation: documents to tokenized shards, once, in a folder of their own.
 
-  source -> spool (documents.jsonl) -> duplicates and splits by digest
-         -> tokenizer, trained on the training split
-         -> train/ and held_out/ shards, held-out text, suffix windows
-         -> manifest.json
+  sources -> collect.py: cleaned, digested, spooled; duplicates; splits
+          -> tokenizer, trained on the training split
+          -> train/ and held_out/ shards, held-out text, suffix windows
+          -> manifest.json
 
 All of it is written into a temporary folder that is renamed when it is whole:
 a killed preparation leaves nothing that a later one would trust. The folder's
 name ends in a hash of the inputs' content and of the settings.
 """
 
-import array
-import collections
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import hashlib
-import itertools
 import json
 import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from lm import errors, files
-from lm.data import sources, store, tokenizer, windows, words
+from lm import console, errors, files
+from lm.data import (
+  cleaning,
+  collect,
+  sources as sources_lib,
+  store,
+  tally,
+  tokenizer,
+  windows,
+  words,
+  workers,
+)
 
 # Raised when prepared data of older code must not be used any more.
-_FORMAT = 1
-SPLITS = ('train', 'validation', 'test')
+_FORMAT = 2
+SPLITS = collect.SPLITS
 HELD_OUT = ('validation', 'test')
 # The tokenizer is trained on at most about so many bytes of the training split.
 _TOKENIZER_BYTES = 64 << 20
-# Documents tokenized together, so that all cores have work.
-_ENCODE_CHARACTERS = 4 << 20
+# Text that a worker tokenizes at once.
+_BATCH_BYTES = 1 << 20
+# Less text than this is prepared sooner than workers are started.
+_SMALL_BYTES = 4 << 20
+# Where there is no terminal, a stage says so often how far it is; seconds.
+_LINE_EVERY = 10.0
 
 _SETTINGS = (
-  'source',
   'held_out_fraction',
   'held_out_bytes',
   'tokenizer',
   'vocab_size',
+  'near_duplicates',
+  'language',
 )
 
 
@@ -74,29 +88,28 @@ class Prepared:
 
 
 def prepare(
-  config_data, *, report: Callable[[str], None] = lambda line: None
+  config_data, *, report: Callable[[str], None] | None = None
 ) -> Prepared:
   """Prepares the data that `config.data` describes, or finds it prepared.
 
   Args:
     config_data: the resolved section; without `directory` the folder is
       `runs/data/SOURCE-HASH`.
-    report: is told in a line what is being done.
+    report: is told in a line what is being done; with one, progress is shown.
 
   Raises:
     UserError: the text cannot be used, or `directory` holds other data.
   """
-  source = sources.make(config_data)
-  inputs = _hash_inputs(source)
-  settings = {name: config_data[name] for name in _SETTINGS}
-  if source.name == 'files':
-    settings |= {name: config_data[name] for name in sources.FILE_FIELDS}
-  if config_data.tokenizer not in tokenizer.KINDS:
-    settings['tokenizer'] = tokenizer.load(config_data.tokenizer).digest
-  fingerprint = {'format': _FORMAT, 'settings': settings, 'inputs': inputs}
+  sources = sources_lib.make_all(config_data)
+  fingerprint = {
+    'format': _FORMAT,
+    'settings': _settings(config_data, sources),
+    'inputs': [_hash_inputs(source) for source in sources],
+  }
   digest = hashlib.sha256(json.dumps(fingerprint).encode()).hexdigest()[:16]
+  name = sources[0].name if len(sources) == 1 else 'mixture'
   directory = pathlib.Path(
-    config_data.directory or f'runs/data/{source.name}-{digest}'
+    config_data.directory or f'runs/data/{name}-{digest}'
   )
   found = load(directory)
   if found is None and directory.exists() and any(directory.iterdir()):
@@ -111,10 +124,11 @@ def prepare(
         f'(hash {found.hash}, now {digest}); give another folder or remove it'
       )
     return found
-  report(f'preparing {source.name} in {directory}')
+  say = report or (lambda line: None)
+  say(f'preparing {name} in {directory}')
   with _fresh_folder(directory) as temporary:
-    manifest = _build(config_data, source, temporary, report)
-    manifest = {'hash': digest, **fingerprint, **manifest}
+    job = _Job(config_data, sources, temporary, report)
+    manifest = {'hash': digest, **fingerprint, **job.build()}
     files.write_json(temporary / 'manifest.json', manifest)
   return load(directory)
 
@@ -148,8 +162,7 @@ def describe(prepared: Prepared) -> str:
       f'{manifest["bytes"][split]:>15,} bytes'
       f'{manifest["tokens"][split]:>13,} tokens'
     )
-  for reason, number in manifest['dropped'].items():
-    lines.append(f'  dropped    {number:>10,} documents, {reason}')
+  lines += tally.describe(manifest['sources'])
   coder = manifest['tokenizer']
   lines.append(
     f'  tokenizer  {coder["kind"]}, {coder["pieces"]:,} ids in use of '
@@ -158,7 +171,40 @@ def describe(prepared: Prepared) -> str:
   return '\n'.join(lines)
 
 
-def _hash_inputs(source: sources.Source) -> list[dict[str, Any]]:
+def _settings(config_data, sources) -> dict[str, Any]:
+  """All settings that the prepared data depends on."""
+  settings = {name: config_data[name] for name in _SETTINGS}
+  settings['sources'] = [s.name if s.packaged else 'files' for s in sources]
+  settings['cleaning'] = _collect_settings(config_data, sources).as_dict()
+  if any(not source.packaged for source in sources):
+    settings |= {name: config_data[name] for name in sources_lib.FILE_FIELDS}
+  if config_data.tokenizer not in tokenizer.KINDS:
+    settings['tokenizer'] = tokenizer.load(config_data.tokenizer).digest
+  return settings
+
+
+def _collect_settings(config_data, sources) -> collect.Settings:
+  given = config_data.cleaning.rules
+  rules = tuple(
+    tuple(given) if given is not None else _default_rules(source)
+    for source in sources
+  )
+  cfg = config_data.cleaning.to_dict()
+  del cfg['rules']
+  return collect.Settings(
+    rules=rules,
+    language=config_data.language,
+    cleaning=tuple(sorted(cfg.items())),
+    near_duplicates=config_data.near_duplicates > 0,
+  )
+
+
+def _default_rules(source: sources_lib.Source) -> tuple[str, ...]:
+  """Packaged text is as its authors want it; of files all rules are tried."""
+  return ('unicode',) if source.packaged else tuple(cleaning.RULES)
+
+
+def _hash_inputs(source: sources_lib.Source) -> list[dict[str, Any]]:
   """Name relative to the inputs' common folder, bytes and SHA-256 of each."""
   base = os.path.commonpath([p.parent for p in source.inputs])
   inputs = []
@@ -226,214 +272,185 @@ def _held(folder: pathlib.Path) -> Iterator[bool]:
     os.close(descriptor)
 
 
-def _build(config_data, source, directory, report) -> dict[str, Any]:
-  spool = directory / 'documents.jsonl'
-  collected = _collect(source, spool)
-  split_D = _assign_splits(collected, config_data)
-  counts = _count(collected, split_D)
-  report(
-    f'{counts["documents"]["train"]:,} training documents, '
-    f'{counts["bytes"]["train"]:,} bytes; '
-    f'{counts["documents"]["validation"]:,} for validation, '
-    f'{counts["documents"]["test"]:,} for test'
-  )
-  coder = _make_tokenizer(config_data, spool, split_D, counts)
-  coder.save(directory / 'tokenizer')
-  report(f'{len(coder.pieces):,} pieces of a {coder.kind} tokenizer')
-  tokens = _tokenize(spool, split_D, coder, directory)
-  held_out_windows = windows.cut(
-    _read_jsonl(directory / 'held_out' / 'test.jsonl')
-  )
-  windows_path = directory / 'held_out' / 'windows.jsonl'
-  _write_jsonl(windows_path, held_out_windows)
-  spool.unlink()
-  report(
-    f'{tokens["train"]:,} training tokens, '
-    f'{counts["bytes"]["train"] / max(1, tokens["train"]):.2f} bytes each'
-  )
-  return {
-    **counts,
-    'tokens': tokens,
-    'tokenizer': {
-      'kind': coder.kind,
-      'vocab_size': coder.vocab_size,
-      'pieces': len(coder.pieces),
-      'digest': coder.digest,
-    },
-    'windows': {
-      'count': len(held_out_windows),
-      'sha256': hashlib.sha256(windows_path.read_bytes()).hexdigest(),
-    },
-  }
+class _Job:
+  """One preparation; the attributes are what its stages share."""
 
+  def __init__(self, config_data, sources, folder: pathlib.Path, report):
+    self.data, self.sources, self.folder = config_data, sources, folder
+    self.shown, self.say = bool(report), report or (lambda line: None)
+    self.counts = tally.Tally(source.name for source in sources)
+    self.spool = folder / 'documents.jsonl'
 
-@dataclasses.dataclass
-class _Collected:
-  """What is known of the spooled documents, by number.
-
-  digests: uint64 [documents, 2], BLAKE2b of the text. sizes: int64, bytes.
-  fixed: int8, index into SPLITS that the source gives, -1 where it gives none.
-  dropped: what never reached the spool, by reason.
-  """
-
-  digests: np.ndarray
-  sizes: np.ndarray
-  fixed: np.ndarray
-  dropped: collections.Counter
-
-
-def _collect(source: sources.Source, spool: pathlib.Path) -> _Collected:
-  """Copies a source's documents to disk, in order, and digests each."""
-  digests, sizes, fixed = bytearray(), array.array('q'), array.array('b')
-  dropped = collections.Counter()
-  with open(spool, 'w', encoding='utf-8') as f:
-    for document in source.documents():
-      if isinstance(document, sources.Skipped):
-        dropped[document.reason] += 1
-        continue
-      content = document.text.encode()
-      digests += hashlib.blake2b(content, digest_size=16).digest()
-      sizes.append(len(content))
-      fixed.append(SPLITS.index(document.split) if document.split else -1)
-      json.dump({'name': document.name, 'text': document.text}, f)
-      f.write('\n')
-  return _Collected(
-    digests=np.frombuffer(bytes(digests), '<u8').reshape(-1, 2),
-    sizes=np.array(sizes, np.int64),
-    fixed=np.array(fixed, np.int8),
-    dropped=dropped,
-  )
-
-
-def _assign_splits(collected: _Collected, config_data) -> np.ndarray:
-  """Index into SPLITS by document, -1 for a duplicate of an earlier one.
-
-  Where the source fixes no split, documents are taken in the order of their
-  digests, so that the split depends on the texts and not on names or order:
-  first for test, then for validation, at least one for each.
-  """
-  count = len(collected.sizes)
-  if not count:
-    raise errors.UserError(
-      f'data.source={config_data.source!r} with data.path={config_data.path!r} '
-      f'holds no text (dropped: {_reasons(collected.dropped)}); give files '
-      'with text in them'
+  def build(self) -> dict[str, Any]:
+    """All stages; what the manifest says of them."""
+    read = sum(p.stat().st_size for s in self.sources for p in s.inputs)
+    processes = self.data.processes
+    if processes is None:
+      processes = workers.cores() if read >= _SMALL_BYTES else 0
+    with workers.Pool(processes) as pool:
+      with _Meter('reading, MB', _known_total(self.sources), self.shown) as m:
+        collected = collect.collect(
+          self.sources,
+          _collect_settings(self.data, self.sources),
+          self.folder,
+          pool,
+          self.counts,
+          m.advance,
+        )
+      split_D = self._assign_splits(collected)
+      coder = self._make_tokenizer(pool, collected, split_D)
+      coder.save(self.folder / 'tokenizer')
+      self.say(f'{len(coder.pieces):,} pieces of a {coder.kind} tokenizer')
+      tokens = self._tokenize(pool, collected, split_D, coder)
+    documents, size = _by_split(split_D, collected.size)
+    self.say(
+      f'{tokens["train"]:,} training tokens, '
+      f'{size["train"] / max(1, tokens["train"]):.2f} bytes each'
     )
-  view = np.ascontiguousarray(collected.digests).view('<u8,<u8').reshape(-1)
-  _, first = np.unique(view, return_index=True)
-  split = np.full(count, -1, np.int8)
-  split[first] = collected.fixed[first]
-  free = first[collected.fixed[first] < 0]  # in the order of digests
-  if not len(free):
-    return split
-  if len(free) < 3:
-    total = int(collected.sizes[free].sum())
-    cut = f'--config.data.document_bytes={max(1024, total // 20)}'
-    raise errors.UserError(
-      f'{len(free)} document(s) of {total} bytes cannot be split into train, '
-      'validation and test: three are needed; give more'
-      + (f', or cut them with {cut}' if total > 3 * 1024 else '')
+    _, characters = _by_split(split_D, collected.characters)
+    self.spool.unlink()
+    (self.folder / 'sketches').unlink()
+    return {
+      'documents': documents,
+      'bytes': size,
+      'characters': characters,
+      'tokens': tokens,
+      'sources': self.counts.as_dict(),
+      'tokenizer': {
+        'kind': coder.kind,
+        'vocab_size': coder.vocab_size,
+        'pieces': len(coder.pieces),
+        'digest': coder.digest,
+      },
+      'windows': self._cut_windows(),
+    }
+
+  def _assign_splits(self, collected: collect.Collected) -> np.ndarray:
+    split_D = collect.assign_splits(
+      collected, self.data, self.sources, self.folder, self.counts
     )
-  wanted = max(1, round(config_data.held_out_fraction * len(free)))
-  split[free] = SPLITS.index('train')
-  taken = 0
-  for name in ('test', 'validation'):
-    rest = free[taken : taken + wanted]
-    fits = np.cumsum(collected.sizes[rest]) <= config_data.held_out_bytes
-    number = max(1, int(fits.sum()))
-    split[rest[:number]] = SPLITS.index(name)
-    taken += number
-  return split
+    documents, size = _by_split(split_D, collected.size)
+    dropped = tally.reasons(self.counts.as_dict())
+    self.say(
+      f'{documents["train"]:,} training documents, {size["train"]:,} bytes; '
+      f'{documents["validation"]:,} for validation, '
+      f'{documents["test"]:,} for test; '
+      f'{sum(dropped.values()):,} dropped'
+    )
+    return split_D
+
+  def _make_tokenizer(self, pool, collected, split_D) -> tokenizer.Tokenizer:
+    kind, vocab_size = self.data.tokenizer, self.data.vocab_size
+    if kind not in tokenizer.KINDS:
+      coder = tokenizer.load(kind)
+      if coder.vocab_size != vocab_size:
+        raise errors.UserError(
+          f'data.vocab_size={vocab_size} but the tokenizer in {kind} has '
+          f'{coder.vocab_size}; leave it out'
+        )
+      return coder
+    train = np.flatnonzero(split_D == SPLITS.index('train'))
+    # Evenly spread, when there is more text than a vocabulary needs.
+    every = -(-int(collected.size[train].sum()) // _TOKENIZER_BYTES) or 1
+    offsets = collected.offset[train[::every]]
+    # In a process of its own, where malloc is as SentencePiece likes it.
+    return pool.run(_train_tokenizer, kind, vocab_size, self.spool, offsets)
+
+  def _tokenize(self, pool, collected, split_D, coder) -> dict[str, int]:
+    """Writes the shards of every split and the held-out texts."""
+    tokens = {}
+    kept = int(collected.size[split_D >= 0].sum())
+    with _Meter('tokenizing, MB', kept, self.shown) as meter:
+      for index, name in enumerate(SPLITS):
+        numbers = np.flatnonzero(split_D == index)
+        folder = self.folder / (
+          'train' if name == 'train' else f'held_out/{name}'
+        )
+        writer = store.Writer(folder)
+        offsets = collected.offset[numbers]
+        batches = _lines(self.spool, offsets)
+        for encoded in pool.map(
+          _encode, batches, self.folder / 'tokenizer', coder.digest
+        ):
+          writer.add(encoded)
+          meter.advance(encoded.size)
+        writer.close(collected.source[numbers])
+        tokens[name] = writer.tokens
+        if name in HELD_OUT:
+          path = self.folder / 'held_out' / f'{name}.jsonl'
+          with open(path, 'wb') as texts:
+            for lines in _lines(self.spool, offsets):
+              texts.writelines(lines)
+    return tokens
+
+  def _cut_windows(self) -> dict[str, Any]:
+    found = windows.cut(_read_jsonl(self.folder / 'held_out' / 'test.jsonl'))
+    path = self.folder / 'held_out' / 'windows.jsonl'
+    _write_jsonl(path, found)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return {'count': len(found), 'sha256': digest}
 
 
-def _reasons(dropped: collections.Counter) -> str:
-  return ', '.join(f'{n} {reason}' for reason, n in dropped.items()) or 'none'
+class _Meter:
+  """Shows how many megabytes of a stage are done; a context manager."""
+
+  def __init__(self, what: str, total: int | None, shown: bool):
+    self._done, self._last = 0, time.monotonic()
+    self._bar = contextlib.nullcontext()
+    if shown:
+      mega = None if total is None else -(-total // 10**6)
+      self._bar = console.Progress(what, start=0, total=mega)
+
+  def __enter__(self):
+    self._bar.__enter__()
+    return self
+
+  def __exit__(self, *exception):
+    self._bar.__exit__(*exception)
+
+  def advance(self, size: int):
+    """Adds bytes."""
+    self._done += size
+    if isinstance(self._bar, console.Progress):
+      log = time.monotonic() - self._last > _LINE_EVERY
+      if log:
+        self._last = time.monotonic()
+      self._bar.update(self._done // 10**6, log=log)
 
 
-def _count(collected: _Collected, split_D: np.ndarray) -> dict[str, Any]:
-  dropped = dict(collected.dropped)
-  duplicates = int((split_D < 0).sum())
-  if duplicates:
-    dropped['duplicate'] = duplicates
+def _known_total(sources: Sequence[sources_lib.Source]) -> int | None:
+  """Bytes of text that will be read; None where files are compressed."""
+  paths = [path for source in sources for path in source.inputs]
+  if any(path.suffix.lower() in _OPAQUE for path in paths):
+    return None
+  return sum(path.stat().st_size for path in paths)
+
+
+_OPAQUE = ('.gz', '.zst', '.parquet')
+
+
+def _by_split(split_D, amount_D) -> tuple[dict[str, int], dict[str, int]]:
+  """Documents and the sum of `amount` by split."""
   members = {name: split_D == i for i, name in enumerate(SPLITS)}
-  return {
-    'documents': {name: int(m.sum()) for name, m in members.items()},
-    'bytes': {n: int(collected.sizes[m].sum()) for n, m in members.items()},
-    'dropped': dropped,
-  }
-
-
-def _make_tokenizer(config_data, spool, split_D, counts) -> tokenizer.Tokenizer:
-  if config_data.tokenizer not in tokenizer.KINDS:
-    coder = tokenizer.load(config_data.tokenizer)
-    if coder.vocab_size != config_data.vocab_size:
-      raise errors.UserError(
-        f'data.vocab_size={config_data.vocab_size} but the tokenizer in '
-        f'{config_data.tokenizer} has {coder.vocab_size}; leave it out'
-      )
-    return coder
-  # Evenly spread, when there is more text than a vocabulary needs.
-  every = -(-counts['bytes']['train'] // _TOKENIZER_BYTES) or 1
-  train = SPLITS.index('train')
-  texts = (d['text'] for _, d in _select(spool, split_D, train))
-  return tokenizer.train(
-    config_data.tokenizer,
-    config_data.vocab_size,
-    itertools.islice(texts, 0, None, every),
+  return (
+    {name: int(member.sum()) for name, member in members.items()},
+    {name: int(amount_D[member].sum()) for name, member in members.items()},
   )
 
 
-def _tokenize(spool, split_D, coder, directory) -> dict[str, int]:
-  """Writes the shards of every split and the held-out texts; counts tokens."""
-  tokens = {}
-  for index, name in enumerate(SPLITS):
-    folder = directory / ('train' if name == 'train' else f'held_out/{name}')
-    writer = store.Writer(folder)
-    tokens[name] = 0
-    with contextlib.ExitStack() as stack:
-      texts = None
-      if name in HELD_OUT:
-        path = directory / 'held_out' / f'{name}.jsonl'
-        texts = stack.enter_context(open(path, 'w', encoding='utf-8'))
-      documents = (d for _, d in _select(spool, split_D, index))
-      for group in _grouped(documents):
-        encoded = coder.encode_batch([d['text'] for d in group])
-        for document, ids in zip(group, encoded, strict=True):
-          tokens[name] += _add(writer, coder, document['text'], ids)
-          if texts is not None:
-            texts.write(json.dumps(document, ensure_ascii=False) + '\n')
-    writer.close()
-  return tokens
-
-
-def _add(writer, coder, text: str, ids: np.ndarray) -> int:
-  """Adds a document and its EOS; the number of tokens added."""
-  ends = np.cumsum(coder.byte_lengths_V[ids], dtype=np.int64)
-  starts = np.concatenate([[0], ends])
-  word = words.word_index(text, starts[:-1])
-  writer.add(
-    np.append(ids, tokenizer.EOS), np.append(word, word[-1] + 1), starts
-  )
-  return len(ids) + 1
-
-
-def _select(spool, split_D, index) -> Iterator[tuple[int, dict[str, str]]]:
-  """Numbers and documents of one split, in order."""
-  with open(spool, encoding='utf-8', newline='\n') as f:
-    for number, line in enumerate(f):
-      if split_D[number] == index:
-        yield number, json.loads(line)
-
-
-def _grouped(documents: Iterable[dict]) -> Iterator[list[dict]]:
-  """Lists of documents of about `_ENCODE_CHARACTERS`."""
+def _lines(
+  spool: pathlib.Path, offsets: Sequence[int]
+) -> Iterator[list[bytes]]:
+  """Lists of lines of the spool, of about `_BATCH_BYTES` each."""
   group, size = [], 0
-  for document in documents:
-    group.append(document)
-    size += len(document['text'])
-    if size >= _ENCODE_CHARACTERS:
-      yield group
-      group, size = [], 0
+  with open(spool, 'rb') as f:
+    for offset in offsets:
+      f.seek(offset)
+      group.append(f.readline())
+      size += len(group[-1])
+      if size >= _BATCH_BYTES:
+        yield group
+        group, size = [], 0
   if group:
     yield group
 
@@ -447,3 +464,40 @@ def _read_jsonl(path: pathlib.Path) -> Iterator[dict[str, Any]]:
 def _write_jsonl(path: pathlib.Path, rows: Iterable[dict[str, Any]]):
   lines = (json.dumps(row, ensure_ascii=False) + '\n' for row in rows)
   files.write(path, ''.join(lines))
+
+
+# In the workers.
+
+
+def _train_tokenizer(kind, vocab_size, spool, offsets) -> tokenizer.Tokenizer:
+  texts = (
+    json.loads(line)['text']
+    for lines in _lines(spool, offsets)
+    for line in lines
+  )
+  return tokenizer.train(kind, vocab_size, texts)
+
+
+def _encode(
+  lines: list[bytes], folder: pathlib.Path, digest: str
+) -> store.Encoded:
+  """Lines of the spool as the records of a shard."""
+  coder = _coder(folder, digest)
+  texts = [json.loads(line)['text'] for line in lines]
+  documents = []
+  for text, ids in zip(texts, coder.encode_batch(texts), strict=True):
+    ends = np.cumsum(coder.byte_lengths_V[ids], dtype=np.int64)
+    starts = np.concatenate([[0], ends])
+    word = words.word_index(text, starts[:-1])
+    documents.append(
+      np.stack(
+        [np.append(ids, tokenizer.EOS), np.append(word, word[-1] + 1), starts]
+      )
+    )
+  return store.encode(documents)
+
+
+@functools.lru_cache(maxsize=1)
+def _coder(folder: pathlib.Path, digest: str) -> tokenizer.Tokenizer:
+  del digest  # part of the cache's key: a folder's name may come again
+  return tokenizer.load(folder)

@@ -30,14 +30,16 @@ NOT_STANDARD = frozenset({'site-packages', 'dist-packages', '__pycache__'})
 class Source:
   """`documents()` reads `inputs`, in order, anew at every call.
 
-  weight: its share of a mixture, relative to the other sources'. ignored: files
-  of a folder or a glob that are of no known format.
+  weight: its share of a mixture, relative to the other sources'. packaged:
+  whether it is a package's, not files of the user's. ignored: files of a folder
+  or a glob that are of no known format.
   """
 
   name: str
   inputs: tuple[pathlib.Path, ...]
   documents: Callable[[], documents.Results]
   weight: float = 1.0
+  packaged: bool = True
   ignored: tuple[pathlib.Path, ...] = ()
 
 
@@ -224,7 +226,7 @@ def _read_files(
       name = file.relative_to(base).as_posix()
       yield from formats.read(file, name, options)
 
-  return Source(source_name, paths, read, ignored=ignored)
+  return Source(source_name, paths, read, packaged=False, ignored=ignored)
 
 
 def _package(name: str, requirements: str, options: str = '') -> pathlib.Path:

@@ -7,6 +7,7 @@ EOS, a word of its own, at the text's end. Documents are cut into records of
 """
 
 import array
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 
@@ -23,6 +24,36 @@ _MEND = 'remove the folder that holds it to have it prepared again'
 _SHARD_BYTES = 256 << 20
 
 
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+  """Documents ready to be written.
+
+  records: the blocks of all, in order. lengths: tokens of each document.
+  counts_V: how often each id occurs. size: bytes of text.
+  """
+
+  records: list[bytes]
+  lengths: list[int]
+  counts_V: np.ndarray
+  size: int
+
+
+def encode(documents: Sequence[np.ndarray]) -> Encoded:
+  """Cuts documents, [3, n] each and with their EOS, into records."""
+  records = []
+  for document_3xL in documents:
+    document_3xL = document_3xL.astype('<i4')
+    for first in range(0, document_3xL.shape[1], BLOCK):
+      block = document_3xL[:, first : first + BLOCK]
+      records.append(np.ascontiguousarray(block).tobytes())
+  return Encoded(
+    records=records,
+    lengths=[document.shape[1] for document in documents],
+    counts_V=np.bincount(np.concatenate([d[0] for d in documents])),
+    size=int(sum(document[2, -1] for document in documents)),
+  )
+
+
 class Writer:
   """Writes the documents of one split into a new folder."""
 
@@ -32,26 +63,31 @@ class Writer:
     self._counts_V = np.zeros(0, np.int64)
     self._writer = None
     self._shards = self._shard_bytes = 0
+    self.tokens = 0
     directory.mkdir(parents=True)
 
-  def add(self, ids_L: np.ndarray, word_L: np.ndarray, start_L: np.ndarray):
-    """Appends a document; the arrays hold its EOS already."""
-    document_3xL = np.stack([ids_L, word_L, start_L]).astype('<i4')
-    length = document_3xL.shape[1]
-    self._lengths.append(length)
-    counts_V = np.bincount(ids_L, minlength=len(self._counts_V))
-    counts_V[: len(self._counts_V)] += self._counts_V
-    self._counts_V = counts_V
-    for first in range(0, length, BLOCK):
-      block = document_3xL[:, first : first + BLOCK]
-      record = np.ascontiguousarray(block).tobytes()
+  def add(self, encoded: Encoded):
+    """Appends documents."""
+    self._lengths.extend(encoded.lengths)
+    self.tokens += sum(encoded.lengths)
+    size = max(len(self._counts_V), len(encoded.counts_V))
+    self._counts_V = sum(
+      np.pad(counts_V, (0, size - len(counts_V)))
+      for counts_V in (self._counts_V, encoded.counts_V)
+    )
+    for record in encoded.records:
       self._shard().write(record)
       self._shard_bytes += len(record)
 
-  def close(self):
-    """Finishes the last shard and writes the lengths and the ids' counts."""
+  def close(self, sources: np.ndarray):
+    """Finishes the last shard and writes lengths, sources and ids' counts.
+
+    Args:
+      sources: number of the source of each document.
+    """
     self._close_shard()
     np.save(self._directory / 'lengths.npy', np.array(self._lengths, np.int64))
+    np.save(self._directory / 'sources.npy', np.asarray(sources, np.int16))
     np.save(self._directory / 'counts.npy', self._counts_V)
 
   def _shard(self):
@@ -74,13 +110,15 @@ class Writer:
 class Split:
   """Random access to the documents of one split.
 
-  lengths: int64 [documents], tokens in each, EOS counted.
+  lengths: int64 [documents], tokens in each, EOS counted. sources: int16
+  [documents], number of the source that each comes from.
   """
 
   def __init__(self, directory: pathlib.Path):
     self.directory = directory
     try:
       self.lengths = np.load(directory / 'lengths.npy')
+      self.sources = np.load(directory / 'sources.npy')
     except (OSError, ValueError) as error:
       raise errors.UserError(
         f'{directory} holds no tokenized documents ({error}); {_MEND}'

@@ -27,7 +27,7 @@ _CLASSES = (
 
 def split(text: str) -> list[str]:
   """The words of `text`, in order; joined they are `text` again."""
-  starts = np.flatnonzero(_is_start(_code_points(text))).tolist()
+  starts = np.flatnonzero(_is_start(code_points(text))).tolist()
   bounds = itertools.pairwise([*starts, len(text)])
   return [text[start:end] for start, end in bounds]
 
@@ -54,7 +54,7 @@ def word_index(text: str, byte_starts: np.ndarray) -> np.ndarray:
   Returns:
     An int32 array of the shape of `byte_starts`.
   """
-  codes = _code_points(text)
+  codes = code_points(text)
   widths = 1 + sum((codes >= bound).astype(np.int8) for bound in _WIDER)
   offsets = np.cumsum(widths, dtype=np.int64) - widths
   word_starts = offsets[_is_start(codes)]
@@ -67,20 +67,29 @@ def word_index(text: str, byte_starts: np.ndarray) -> np.ndarray:
 _WIDER = (0x80, 0x800, 0x10000)
 
 
-def _code_points(text: str) -> np.ndarray:
+def code_points(text: str) -> np.ndarray:
+  """The code points of `text`, uint32."""
   return np.frombuffer(text.encode('utf-32-le'), np.uint32)
+
+
+def classes(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """The class of each code point, and whether it extends the one before.
+
+  A mark takes the class of what it is set on; at the start, a letter's.
+  """
+  kinds = _class_table()[codes]
+  extends = kinds == EXTEND
+  if extends.any():
+    base = np.maximum.accumulate(np.where(extends, -1, np.arange(codes.size)))
+    kinds = np.where(base < 0, LETTER, kinds[base]).astype(kinds.dtype)
+  return kinds, extends
 
 
 def _is_start(codes: np.ndarray) -> np.ndarray:
   """Whether a word begins at each code point."""
   if not codes.size:
     return np.zeros(0, bool)
-  kinds = _class_table()[codes]
-  extends = kinds == EXTEND
-  if extends.any():
-    # A mark takes the class of what it is set on; at the start, a letter's.
-    base = np.maximum.accumulate(np.where(extends, -1, np.arange(codes.size)))
-    kinds = np.where(base < 0, LETTER, kinds[base]).astype(kinds.dtype)
+  kinds, extends = classes(codes)
   before, here = kinds[:-1], kinds[1:]
   starts = np.ones(codes.size, bool)
   starts[1:] = (before != BLANK) & ((before != here) | (here == SINGLE))

@@ -18,8 +18,9 @@ def split(tmp_path_factory):
   rng = np.random.default_rng(0)
   for document, n in enumerate(rng.integers(1, 60, 30)):
     ids = 1000 + 100 * document + np.arange(n)
-    writer.add(ids, np.arange(n) // 2, np.arange(n))
-  writer.close()
+    document_3xL = np.stack([ids, np.arange(n) // 2, np.arange(n)])
+    writer.add(store.encode([document_3xL]))
+  writer.close(np.arange(30) % 3 // 2)
   return store.Split(writer._directory)
 
 
@@ -223,8 +224,8 @@ def test_documents_are_read_back_across_blocks(tmp_path):
   lengths = [1, store.BLOCK, store.BLOCK + 1, 3 * store.BLOCK - 5]
   for number, n in enumerate(lengths):
     ids = np.arange(n) + number
-    writer.add(ids, ids // 3, ids * 2)
-  writer.close()
+    writer.add(store.encode([np.stack([ids, ids // 3, ids * 2])]))
+  writer.close(np.zeros(0))
   split = store.Split(tmp_path / 'split')
   assert split.lengths.tolist() == lengths
   for number, n in enumerate(lengths):
@@ -242,8 +243,8 @@ def test_documents_are_read_back_across_blocks(tmp_path):
 def test_shards_that_miss_records_are_refused(tmp_path):
   writer = store.Writer(tmp_path / 'split')
   for _ in range(3):
-    writer.add(np.arange(5), np.arange(5), np.arange(5))
-  writer.close()
+    writer.add(store.encode([np.stack([np.arange(5)] * 3)]))
+  writer.close(np.zeros(0))
   np.save(tmp_path / 'split' / 'lengths.npy', np.array([5, 5, 5, 5]))
   found = '3 records where its index lists 4'
   with pytest.raises(errors.UserError, match=found):
@@ -254,7 +255,21 @@ def test_counts_are_those_of_all_documents(tmp_path):
   writer = store.Writer(tmp_path / 'split')
   for ids in ([3, 1, 1], [7], [1, 3]):
     ids = np.array(ids)
-    writer.add(ids, ids, ids)
-  writer.close()
+    writer.add(store.encode([np.stack([ids, ids, ids])]))
+  writer.close(np.zeros(0))
   counts = store.Split(tmp_path / 'split').counts(10)
   assert counts.tolist() == [0, 3, 0, 2, 0, 0, 0, 1, 0, 0]
+
+
+def test_rows_of_a_mixture_have_exact_shares(split):
+  rows = make_rows(split, weights=(1, 3))
+  count = rows.rows_in_first_epoch(10**6)
+  found = np.zeros(2, int)
+  for number in range(count):
+    row = rows[number]
+    document = (row['targets'][row['weights'] > 0] - 1000) // 100
+    found += np.bincount(split.sources[document], minlength=2)
+  total = split.lengths.sum()
+  assert found.sum() in (total - 1, total)
+  assert np.abs(found - total * np.array([0.25, 0.75])).max() < 1
+  assert rows.epochs(count) == 1

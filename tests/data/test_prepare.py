@@ -17,7 +17,7 @@ from conftest import ROOT, sentences
 
 from experiments import base
 from lm import errors
-from lm.data import prepare, store, tokenizer, windows
+from lm.data import prepare, store, tally, tokenizer, windows
 
 
 def settings(path, directory, **fields):
@@ -30,7 +30,10 @@ def settings(path, directory, **fields):
     tokenizer='bytes',
     vocab_size=526,
     held_out_fraction=0.2,
+    near_duplicates=0.0,
   )
+  # The texts here are too short and too much alike for these.
+  data.cleaning.rules = ()
   data.update(fields)
   return ml_collections.FrozenConfigDict(data)
 
@@ -158,6 +161,8 @@ def test_prepared_data_is_found_again_and_not_written_again(corpus, tmp_path):
     {'held_out_fraction': 0.3},
     {'held_out_bytes': 4096},
     {'document_bytes': 2048},
+    {'near_duplicates': 0.7},
+    {'language': 'en'},
     {'vocab_size': 600},
     {'tokenizer': 'char', 'vocab_size': 600},
   ],
@@ -170,7 +175,7 @@ def test_a_relevant_setting_asks_for_other_data(corpus, tmp_path, fields):
 
 def test_what_does_not_change_the_data_does_not_ask_for_other(corpus, tmp_path):
   first = prepare.prepare(settings(corpus, tmp_path / 'p'))
-  fields = {'sequence_length': 7, 'batch_size': 3, 'threads': 0, 'prefetch': 2}
+  fields = {'sequence_length': 7, 'batch_size': 3, 'threads': 0, 'processes': 2}
   again = prepare.prepare(settings(corpus, tmp_path / 'p', **fields))
   assert again.hash == first.hash
 
@@ -193,7 +198,8 @@ def test_duplicates_and_empty_files_are_dropped_and_counted(tmp_path):
     tmp_path / 'c', [*TEXTS, TEXTS[0], TEXTS[3], TEXTS[0], '', ' \n']
   )
   prepared = prepare.prepare(settings(corpus, tmp_path / 'p'))
-  assert prepared.manifest['dropped'] == {'duplicate': 3, 'empty': 2}
+  found = tally.reasons(prepared.manifest['sources'])
+  assert found == {'duplicate': 3, 'empty': 2}
   texts = [t for name in prepare.SPLITS for t in texts_of(prepared, name)]
   assert sorted(texts) == sorted(TEXTS)
 
@@ -289,7 +295,7 @@ def test_an_interrupted_preparation_leaves_nothing(
     raise error
 
   with monkeypatch.context() as patch:
-    patch.setattr(prepare, moment, stop)
+    patch.setattr(prepare._Job, moment, stop)
     with pytest.raises(type(error)):
       prepare.prepare(settings(corpus, tmp_path / 'p'))
   assert [p.name for p in tmp_path.iterdir()] == ['corpus']
@@ -344,16 +350,16 @@ def test_two_processes_can_prepare_the_same_at_once(corpus, tmp_path):
 
 def test_another_one_that_was_faster_is_taken(corpus, tmp_path, monkeypatch):
   data = settings(corpus, tmp_path / 'p')
-  tokenize = prepare._tokenize
+  tokenize = prepare._Job._tokenize
 
   def overtaken(*args):
-    monkeypatch.setattr(prepare, '_tokenize', tokenize)
+    monkeypatch.setattr(prepare._Job, '_tokenize', tokenize)
     with monkeypatch.context() as patch:
       patch.setattr(os, 'getpid', lambda: 1)
       prepare.prepare(data)
     return tokenize(*args)
 
-  monkeypatch.setattr(prepare, '_tokenize', overtaken)
+  monkeypatch.setattr(prepare._Job, '_tokenize', overtaken)
   prepared = prepare.prepare(data)
   assert texts_of(prepared, 'train')
   assert sorted(p.name for p in tmp_path.iterdir()) == ['corpus', 'p']
@@ -383,7 +389,7 @@ def test_a_damaged_manifest_is_named(corpus, tmp_path, content):
   ('texts', 'expected'),
   [
     ([], r'data\.path=.* holds no file'),
-    (['', ' \n\n'], r'holds no text \(dropped: 2 empty\)'),
+    (['', ' \n\n'], r'holds no text .*\(dropped: 2 empty\)'),
     (['short'], r'1 document.* of 5 bytes .* give more$'),
     (['a', 'b'], r'2 document.* of 2 bytes .* give more$'),
     (['a', 'a', 'a'], r'1 document.* of 1 bytes'),

@@ -1,0 +1,191 @@
+"""Near duplicates by MinHash and locality-sensitive hashing.
+
+Broder 1997 for MinHash; banding as in Leskovec, Rajaraman and Ullman, Mining of
+Massive Datasets, section 3.4. Sketches and the choice of bands are those of
+datasketch. Its index keeps about 4 kB of Python objects a document; here the
+bands are joined by sorting, 8 bytes a document, and sketches stay on disk.
+"""
+
+import functools
+from collections.abc import Iterator
+
+import datasketch
+import numpy as np
+
+from lm.data import words
+
+# Words that make a shingle; in Chinese a word is a character.
+SHINGLE = 5
+PERMUTATIONS = 128
+# A candidate is compared by its whole sketch, so a miss is the worse mistake.
+_WEIGHTS = (0.02, 0.98)  # of false candidates, of misses
+
+# Of the polynomial hash of a word; odd, hence invertible modulo 2^64.
+_BASE = 0x9E3779B97F4A7C15
+_MIX = np.uint64(0xBF58476D1CE4E5B9)
+
+
+def shingles(text: str) -> np.ndarray:
+  """Hashes of the runs of `SHINGLE` words, each once; uint64, sorted.
+
+  Case, blanks and punctuation do not count. A shorter text is one shingle of
+  all of its words, and a text without words has none.
+
+    'To be, or not to be'    two: 'to be or not to', 'be or not to be'
+  """
+  hashes = _word_hashes(text.lower())
+  count = min(len(hashes), SHINGLE)
+  if not count:
+    return np.zeros(0, np.uint64)
+  runs = np.zeros(len(hashes) - count + 1, np.uint64)
+  for place in range(count):
+    runs = runs * np.uint64(_BASE) + hashes[place : place + len(runs)]
+  return np.unique(_mixed(runs))
+
+
+def sketch(text: str) -> np.ndarray:
+  """The MinHash of the text's shingles, uint32 [PERMUTATIONS].
+
+  The share of places in which two sketches agree estimates the Jaccard
+  similarity of their shingles, with a standard deviation of at most 0.045.
+  """
+  empty = _empty()
+  minhash = datasketch.MinHash(
+    num_perm=PERMUTATIONS,
+    hashvalues=empty.hashvalues,
+    permutations=empty.permutations,
+    scheme=empty.scheme,
+    hashfunc=int,
+  )
+  minhash.update_batch((shingles(text) >> np.uint64(32)).tolist())
+  return minhash.hashvalues.astype(np.uint32)
+
+
+def find(
+  sketches_DxP: np.ndarray,
+  order: np.ndarray,
+  threshold: float,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Which documents to drop so that no two that are left are near duplicates.
+
+  Of two documents that share a band and agree in at least `threshold` of their
+  sketches the later one in `order` is dropped. At the threshold 0.8 there are
+  17 bands of 7 rows: two documents of similarity 0.8 share none of them with
+  the probability (1 - 0.8^7)^17 = 0.02, of similarity 0.9 with 0.00002.
+
+  Args:
+    sketches_DxP: uint32, may lie on disk.
+    order: the documents to look at, the one to be kept of two first.
+
+  Returns:
+    For each document the one that it is dropped for, or -1, int64 [D]; and
+    the share of places in which the two agree, float32 [D].
+  """
+  twin = np.full(len(sketches_DxP), -1, np.int64)
+  similarity = np.zeros(len(sketches_DxP), np.float32)
+  for columns in bands(threshold):
+    for group in _groups(sketches_DxP, order, columns):
+      _drop_within(group, sketches_DxP, threshold, twin, similarity)
+  return twin, similarity
+
+
+def bands(threshold: float) -> list[slice]:
+  """The columns of each band that datasketch finds best for a threshold."""
+  count, rows = _band_shape(threshold)
+  return [slice(band * rows, (band + 1) * rows) for band in range(count)]
+
+
+@functools.cache
+def _band_shape(threshold: float) -> tuple[int, int]:
+  index = datasketch.MinHashLSH(
+    threshold=threshold, num_perm=PERMUTATIONS, weights=_WEIGHTS
+  )
+  return index.b, index.r
+
+
+@functools.cache
+def _empty() -> datasketch.MinHash:
+  """A sketch of nothing, whose permutations all others share."""
+  return datasketch.MinHash(num_perm=PERMUTATIONS)
+
+
+def _groups(
+  sketches_DxP: np.ndarray, order: np.ndarray, columns: slice
+) -> Iterator[np.ndarray]:
+  """Documents that agree in a band, in order; only groups of two and more."""
+  keys = np.zeros(len(order), np.uint64)
+  for first in range(0, len(order), _ROWS):
+    part = order[first : first + _ROWS]
+    rows = np.asarray(sketches_DxP[part, columns]).astype(np.uint64)
+    for values in rows.T:
+      place = slice(first, first + len(part))
+      keys[place] = _mixed(keys[place] + values + np.uint64(1))
+  by_key = np.argsort(keys, kind='stable')
+  keys = keys[by_key]
+  edges = np.flatnonzero(np.diff(keys)) + 1
+  starts = np.concatenate([[0], edges])
+  stops = np.concatenate([edges, [len(keys)]])
+  for start, stop in zip(starts, stops, strict=True):
+    if stop - start > 1:
+      yield order[by_key[start:stop]]
+
+
+# Sketches read at a time.
+_ROWS = 1 << 16
+
+
+def _drop_within(group, sketches_DxP, threshold, twin, similarity):
+  """Drops each document of a group that is near an earlier one, kept so far."""
+  sketches_GxP = np.asarray(sketches_DxP[group])
+  left = np.flatnonzero(twin[group] < 0)
+  while len(left) > 1:
+    first, left = left[0], left[1:]
+    same = np.mean(sketches_GxP[left] == sketches_GxP[first], axis=1)
+    near = same >= threshold
+    twin[group[left[near]]] = group[first]
+    similarity[group[left[near]]] = same[near]
+    left = left[~near]
+
+
+def _word_hashes(text: str) -> np.ndarray:
+  """A hash of each word of letters, digits or ideographs; uint64 [words]."""
+  codes = words.code_points(text)
+  if not codes.size:
+    return np.zeros(0, np.uint64)
+  kinds, extends = words.classes(codes)
+  starts = np.ones(codes.size, bool)
+  starts[1:] = (kinds[:-1] != kinds[1:]) | (kinds[1:] == words.SINGLE)
+  starts &= ~extends
+  starts[0] = True
+  letters = (kinds == words.LETTER) | (kinds == words.SINGLE)
+  codes, starts = codes[letters], np.flatnonzero(starts[letters])
+  if not len(starts):
+    return np.zeros(0, np.uint64)
+  powers, inverses = _powers(len(codes))
+  sums = np.cumsum((codes.astype(np.uint64) + np.uint64(1)) * powers)
+  totals = np.append(sums[starts[1:] - 1], sums[-1])
+  totals[1:] -= totals[:-1].copy()
+  return _mixed(totals * inverses[starts])
+
+
+def _powers(count: int) -> tuple[np.ndarray, np.ndarray]:
+  """The first powers of `_BASE` and of its inverse modulo 2^64."""
+  size = 1 << max(16, (count - 1).bit_length())
+  powers, inverses = _power_table(size)
+  return powers[:count], inverses[:count]
+
+
+@functools.lru_cache(maxsize=1)
+def _power_table(size: int) -> tuple[np.ndarray, np.ndarray]:
+  tables = []
+  for base in (_BASE, pow(_BASE, -1, 1 << 64)):
+    factors = np.full(size, base, np.uint64)
+    factors[0] = 1
+    tables.append(np.cumprod(factors))
+  return tables[0], tables[1]
+
+
+def _mixed(x: np.ndarray) -> np.ndarray:
+  """Spreads every bit over the whole word (the finalizer of SplitMix64)."""
+  x = (x ^ (x >> np.uint64(30))) * _MIX
+  return x ^ (x >> np.uint64(31))

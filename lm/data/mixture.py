@@ -1,0 +1,106 @@
+"""Weighted mixtures of sources: which tokens of which documents make an epoch.
+
+An epoch has as many tokens as all training documents together, and of each
+source exactly its share, cut off at the token. A source goes on in the next
+epoch where it stopped, in passes over its documents that are shuffled anew: a
+source with twice its natural share is read twice an epoch, one with half of it
+every other epoch once.
+"""
+
+import dataclasses
+import fractions
+from collections.abc import Sequence
+
+import numpy as np
+
+from lm import errors
+from lm.data import seeding
+
+
+@dataclasses.dataclass(frozen=True)
+class Spans:
+  """Parts of documents, int64 [spans] each: tokens [start, stop)."""
+
+  document: np.ndarray
+  start: np.ndarray
+  stop: np.ndarray
+
+
+def spans(
+  lengths: np.ndarray,
+  sources: np.ndarray,
+  weights: Sequence[float],
+  *,
+  seed: int,
+  epoch: int,
+) -> Spans:
+  """The parts of documents that make an epoch.
+
+  Of a single source, every document whole and in order. Of several, two with
+  the documents of 2 + 2 and of 4 tokens and the weights 3 and 1:
+
+    epoch 0    6 tokens of the first: 2 + 2 and 2 again; 2 of the second, [0, 2)
+    epoch 1    6 tokens of the first: 2 left over, 2 + 2; of the second [2, 4)
+
+  Args:
+    lengths: int64 [documents], tokens of each.
+    sources: int [documents], index into `weights`.
+
+  Raises:
+    UserError: a source without a token.
+  """
+  if len(weights) == 1:
+    whole = np.arange(len(lengths))
+    return Spans(whole, np.zeros_like(lengths), lengths)
+  total, shares = int(lengths.sum()), _shares(weights)
+  parts = []
+  for source, share in enumerate(shares):
+    first, last = (int(total * share * e) for e in (epoch, epoch + 1))
+    members = np.flatnonzero(sources == source)
+    parts.append(_take(members, lengths, first, last, seed, source))
+  return Spans(
+    *(np.concatenate(columns) for columns in zip(*parts, strict=True))
+  )
+
+
+def passes(
+  lengths: np.ndarray, sources: np.ndarray, weights: Sequence[float]
+) -> list[float]:
+  """How often an epoch reads each source."""
+  total = float(lengths.sum())
+  return [
+    float(share) * total / max(1, int(lengths[sources == source].sum()))
+    for source, share in enumerate(_shares(weights))
+  ]
+
+
+def _shares(weights: Sequence[float]) -> list[fractions.Fraction]:
+  exact = [fractions.Fraction(str(weight)) for weight in weights]
+  return [weight / sum(exact) for weight in exact]
+
+
+def _take(members, lengths, first: int, last: int, seed: int, source: int):
+  """Tokens [first, last) of a source's passes, one after another."""
+  size = int(lengths[members].sum())
+  if not size:
+    raise errors.UserError(
+      f'source {source} of data.sources has no training text; leave it out'
+    )
+  parts = []
+  for number in range(first // size, -(-last // size)):
+    rng = seeding.generator(seed, number, seeding.PASS, source)
+    order = rng.permutation(members)
+    ends = np.cumsum(lengths[order])
+    starts = ends - lengths[order]
+    low = max(first - number * size, 0)
+    high = min(last - number * size, size)
+    inside = (ends > low) & (starts < high)
+    order, starts = order[inside], starts[inside]
+    parts.append(
+      (
+        order,
+        np.maximum(low - starts, 0),
+        np.minimum(high - starts, lengths[order]),
+      )
+    )
+  return tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))

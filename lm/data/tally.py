@@ -1,0 +1,130 @@
+"""What became of the text that was read: counts by source and by reason."""
+
+import collections
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+# Of each reason and source, so many dropped documents are shown.
+EXAMPLES = 3
+# Characters of an example's text.
+EXCERPT = 160
+
+
+@dataclasses.dataclass
+class Amount:
+  """Documents, bytes of UTF-8 and characters."""
+
+  documents: int = 0
+  bytes: int = 0
+  characters: int = 0
+
+  def add(self, size: int, characters: int, documents: int = 1):
+    """Adds documents of so many bytes and characters in all."""
+    self.documents += documents
+    self.bytes += size
+    self.characters += characters
+
+
+@dataclasses.dataclass
+class Dropped(Amount):
+  """Documents dropped for one reason, the first of them as examples."""
+
+  examples: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+
+class Tally:
+  """Counts of each source; read = kept + dropped + removed from the kept."""
+
+  def __init__(self, sources: Iterable[str]):
+    self._read = {name: Amount() for name in sources}
+    self._kept = {name: Amount() for name in self._read}
+    self._dropped = {name: {} for name in self._read}
+    self._changed = {name: collections.Counter() for name in self._read}
+
+  def read(self, source: str, size: int, characters: int):
+    """Counts a document as its source gave it."""
+    self._read[source].add(size, characters)
+
+  def keep(self, source: str, size: int, characters: int, documents: int = 1):
+    """Counts documents that stay, as cleaning has left them."""
+    self._kept[source].add(size, characters, documents)
+
+  def change(self, source: str, rules: Iterable[str]):
+    """Counts the rules that changed a document."""
+    self._changed[source].update(rules)
+
+  def drop(
+    self,
+    source: str,
+    reason: str,
+    size: int,
+    characters: int,
+    example: dict[str, Any] | None = None,
+  ):
+    """Counts a dropped document; `example` is kept where there is room."""
+    dropped = self._dropped[source].setdefault(reason, Dropped())
+    dropped.add(size, characters)
+    if example is not None and len(dropped.examples) < EXAMPLES:
+      dropped.examples.append(example)
+
+  def wants_example(self, source: str, reason: str) -> bool:
+    """Whether an example of this would be kept."""
+    dropped = self._dropped[source].get(reason)
+    return dropped is None or len(dropped.examples) < EXAMPLES
+
+  def as_dict(self) -> dict[str, Any]:
+    """{source: {'read', 'kept', 'changed', 'dropped': {reason: ...}}}."""
+    return {
+      name: {
+        'read': dataclasses.asdict(self._read[name]),
+        'kept': dataclasses.asdict(self._kept[name]),
+        'changed': dict(sorted(self._changed[name].items())),
+        'dropped': {
+          reason: dataclasses.asdict(amount)
+          for reason, amount in sorted(self._dropped[name].items())
+        },
+      }
+      for name in self._read
+    }
+
+
+def reasons(sources: dict[str, Any]) -> dict[str, int]:
+  """Documents dropped by reason, over all sources of an `as_dict`."""
+  total = collections.Counter()
+  for counts in sources.values():
+    for reason, amount in counts['dropped'].items():
+      total[reason] += amount['documents']
+  return dict(sorted(total.items()))
+
+
+def excerpt(text: str) -> str:
+  """The beginning of a text, on one line."""
+  return ' '.join(text[: 2 * EXCERPT].split())[:EXCERPT]
+
+
+def describe(sources: dict[str, Any]) -> list[str]:
+  """The lines of an `as_dict` for a terminal."""
+  lines = []
+  for name, counts in sources.items():
+    lines.append(_amount(f'  {name}, read', counts['read']))
+    lines.append(_amount(f'  {name}, kept', counts['kept']))
+    for rule, documents in counts['changed'].items():
+      lines.append(f'    changed by {rule:<21}{documents:>10,} documents')
+    for reason, amount in counts['dropped'].items():
+      lines.append(_amount(f'    {reason}', amount))
+      lines += [f'      {_example(e)}' for e in amount['examples']]
+  return lines
+
+
+def _amount(label: str, amount: dict[str, Any]) -> str:
+  return (
+    f'{label:<36}{amount["documents"]:>10,} documents'
+    f'{amount["bytes"]:>15,} bytes{amount["characters"]:>15,} characters'
+  )
+
+
+def _example(example: dict[str, Any]) -> str:
+  detail = f' ({example["detail"]})' if example.get('detail') else ''
+  text = f': {example["text"]}' if example.get('text') else ''
+  return f'{example["name"]}{detail}{text}'[:120]

@@ -1,0 +1,84 @@
+"""All cores at work on batches, with results in the order of the batches.
+
+Workers are fresh processes: forking would copy JAX's threads in the middle of
+what they do, and `multiprocessing` would import the main program, JAX included,
+into each.
+"""
+
+import collections
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import loky
+
+from lm import errors
+
+
+class Pool:
+  """A context manager of `count` processes; 0 works in this one."""
+
+  def __init__(self, count: int):
+    self._count = count
+    self._executor = None
+
+  def __enter__(self) -> 'Pool':
+    if self._count:
+      self._executor = loky.ProcessPoolExecutor(self._count)
+    return self
+
+  def __exit__(self, *exception):
+    if self._executor:
+      # After an error or Ctrl-C nobody waits for what is still in work.
+      self._executor.shutdown(wait=True, kill_workers=exception[0] is not None)
+
+  def map(
+    self, function: Callable[..., Any], batches: Iterable[Any], *rest: Any
+  ) -> Iterator[Any]:
+    """`function(batch, *rest)` of each batch, in order, a few at a time.
+
+    Raises:
+      UserError: a process was killed, as the system does when memory runs out.
+    """
+    if not self._executor:
+      for batch in batches:
+        yield function(batch, *rest)
+      return
+    waiting = collections.deque()
+    for batch in batches:
+      waiting.append(self._submit(function, batch, *rest))
+      if len(waiting) > 2 * self._count:
+        yield _result(waiting.popleft())
+    while waiting:
+      yield _result(waiting.popleft())
+
+  def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    """`function` of the arguments, in one of the processes."""
+    if not self._executor:
+      return function(*arguments)
+    return _result(self._submit(function, *arguments))
+
+  def _submit(self, function, *arguments):
+    try:
+      return self._executor.submit(function, *arguments)
+    except loky.process_executor.BrokenProcessPool as error:
+      raise _killed(error) from error
+
+
+def cores() -> int:
+  """The cores that this process may use."""
+  return len(os.sched_getaffinity(0))
+
+
+def _result(future):
+  try:
+    return future.result()
+  except loky.process_executor.BrokenProcessPool as error:
+    raise _killed(error) from error
+
+
+def _killed(error: Exception) -> errors.UserError:
+  return errors.UserError(
+    'a process that prepares data was killed, perhaps because memory ran out '
+    f'({errors.one_line(error)[:160]}); give a lower data.processes'
+  )
