@@ -20,12 +20,18 @@ def duration(seconds: float) -> str:
 class Progress:
   """Counts up to `total`; shows a status, the speed and the time left.
 
-  Use as a context manager. Plain lines are printed only when `update` is given
+  With None for a total, which is not known, there is no time left to show. Use
+  as a context manager. Plain lines are printed only when `update` is given
   `log`, the bar moves at every update.
   """
 
   def __init__(
-    self, what: str, *, start: int, total: int, stream: TextIO | None = None
+    self,
+    what: str,
+    *,
+    start: int,
+    total: int | None,
+    stream: TextIO | None = None,
   ):
     self._what, self._total = what, total
     self._first, self._done, self._status = start, start, ''
@@ -67,11 +73,14 @@ class Progress:
     if self._bar:
       self._bar.update(self._task, completed=done, status=status)
     else:
-      self.line(f'{self._what} {done}/{self._total}: {status}')
+      of = '' if self._total is None else f'/{self._total}'
+      colon = ': ' if status else ''
+      self.line(f'{self._what} {done}{of}{colon}{status}')
 
   def advance(self, count: int):
     """Moves on by `count`."""
-    self.update(min(self._done + count, self._total))
+    done = self._done + count
+    self.update(done if self._total is None else min(done, self._total))
 
   def line(self, text: str):
     """Prints a line, above the bar where there is one."""
@@ -82,7 +91,7 @@ class Progress:
 
   def _left(self) -> str:
     done = self._done - self._first
-    if not done or self._done >= self._total:
+    if not done or self._total is None or self._done >= self._total:
       return ''
     elapsed = time.monotonic() - self._began
     return f'{duration(elapsed / done * (self._total - self._done))} left'

@@ -47,3 +47,12 @@ def test_the_bar_keeps_its_status_between_lines():
   assert last.completed == 5
   assert last.fields['status'].startswith('loss 2.5, ')
   assert '[not] markup' in stream.getvalue()
+
+
+def test_without_a_total_only_what_is_done_is_shown():
+  for stream in (io.StringIO(), Terminal()):
+    with console.Progress('MB', start=0, total=None, stream=stream) as progress:
+      progress.advance(3)
+      progress.update(5, log=True)
+    if not stream.isatty():
+      assert stream.getvalue() == 'MB 5\n'
