@@ -20,6 +20,10 @@ CHOICES = {
   'model.norm': ('rmsnorm', 'layernorm'),
   'model.dtype': ('float32', 'bfloat16'),
   'model.remat': ('none', 'dots', 'full'),
+  'model.attention': (
+    *('reference', 'blocks', 'xla'),
+    *('cudnn', 'pallas_gpu', 'splash'),
+  ),
   'optimizer.name': ('adamw', 'sgd'),
   'optimizer.schedule': ('cosine', 'linear', 'constant'),
 }
@@ -99,6 +103,12 @@ MISFITS = [
     {'mesh.fsdp': 8, 'model.width': 12, 'model.num_heads': 2},
     'model.width=12 .* mesh.fsdp=8',
   ),
+  (
+    {'model.attention': 'cudnn'},
+    "model.attention='cudnn' runs on GPU, not on cpu; .* leave .* blocks",
+  ),
+  ({'model.attention': 'pallas_gpu'}, "='pallas_gpu' runs on GPU, not on cpu"),
+  ({'model.attention': 'splash'}, "='splash' runs on TPU, not on cpu"),
   ({'data.vocab_size': 525}, 'data.vocab_size=525 .* needs at least 526'),
   (
     {'data.vocab_size': 527, 'data.tokenizer': 'unigram'},
@@ -171,7 +181,7 @@ def test_what_depends_on_other_fields_is_filled_in(config):
   assert None not in [
     value
     for field, value in config_lib.flatten(resolved.to_dict()).items()
-    if field != 'data.directory'
+    if field not in ('data.directory', 'model.attention')
   ]
   assert resolved.data.vocab_size == 526
   assert resolved.model.num_kv_heads == resolved.model.num_heads
@@ -207,6 +217,7 @@ def test_a_longer_budget_keeps_the_schedule_of_the_first_start(config):
     ('train.evaluate_every', 1),
     ('train.checkpoint_every', 0),
     ('train.log_every', 7),
+    ('model.attention', 'xla'),
     ('mesh.fsdp', 2),
     ('evaluate.batch_size', 8),
     ('generate.top_k', 3),
