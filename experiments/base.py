@@ -108,6 +108,12 @@ def get_config() -> config_dict.ConfigDict:
   model.dropout = 0.0
   # Of computation, float32 or bfloat16; parameters are float32.
   model.dtype = 'float32'
+  # What computes attention. Anywhere: reference, blocks (of queries), xla. GPU:
+  # cudnn (causal, bfloat16, with data.cross_document_attention), pallas_gpu;
+  # TPU: splash; the last two for lengths that are multiples of 128. None: the
+  # first that can run of blocks (CPU), cudnn, pallas_gpu, xla (GPU), splash,
+  # xla (TPU).
+  model.attention = placeholder(str)
   # Layers as a scan, which compiles faster; None: off on CPU, where it is slow.
   model.scan_layers = placeholder(bool)
   # What the backward pass computes again: none, dots (all but matrix products),

@@ -14,7 +14,7 @@ import ml_collections
 from experiments import base
 from lm import errors, files, models, objectives, optimizer, sharding
 from lm.data import documents, sources, streams, tokenizer
-from lm.models import transformer
+from lm.models import attention, transformer
 
 ARCHITECTURES = ('decoder',)
 DTYPES = ('float32', 'bfloat16')
@@ -27,6 +27,7 @@ _MAY_CHANGE = (
   'train.checkpoint_every',
   'train.keep_checkpoints',
   'train.microbatches',
+  'model.attention',  # changes rounding only; may not run on other devices
   'data.directory',  # the hash of what it holds may not, see `train.py`
   'data.threads',
   'data.prefetch',
@@ -48,9 +49,13 @@ _CHOICES: dict[str, tuple[str, ...]] = {
   'model.norm': transformer.NORMS,
   'model.dtype': DTYPES,
   'model.remat': tuple(transformer.REMATS),
+  'model.attention': attention.IMPLEMENTATIONS,
   'optimizer.name': tuple(optimizer.OPTIMIZERS),
   'optimizer.schedule': tuple(optimizer.SCHEDULES),
 }
+
+# Choices that may be left at None: made where the devices are known.
+_OPEN_CHOICES = ('model.attention',)
 
 # Field -> (least, most) value; finite, where most is None.
 _BOUNDS: dict[str, tuple[float, float | None]] = {
@@ -241,6 +246,8 @@ def _get(config, field: str) -> Any:
 def _check_choices(config):
   for field, choices in _CHOICES.items():
     value = _get(config, field)
+    if value is None and field in _OPEN_CHOICES:
+      continue
     if value not in choices:
       raise errors.UserError(
         f"unknown {field}='{value}'; choose from {', '.join(choices)}"
@@ -311,7 +318,10 @@ def _check_shapes(config):
 
 
 def check_scoring(config):
-  """Raises UserError unless the mesh splits model and scored batches."""
+  """Raises UserError unless the devices can run and split what is scored."""
+  models.choose_attention(
+    config, objectives.make(config).attention, jax.devices()[0]
+  )
   shape = sharding.mesh_shape(config, jax.device_count())
   data, model = config.data, config.model
   split = {

@@ -51,6 +51,7 @@ def load(workdir: pathlib.Path, overrides: Mapping[str, Any]) -> Trained:
   config.data.tokenizer = str(workdir / 'tokenizer')
   # The devices here are not those that it was trained on.
   config.mesh = base_config.get_config().mesh
+  config.model.attention = None
   for field, value in overrides.items():
     section, name = field.split('.')
     config[section][name] = value

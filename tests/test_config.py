@@ -25,6 +25,10 @@ CHOICES = {
   'model.norm': ('rmsnorm', 'layernorm'),
   'model.dtype': ('float32', 'bfloat16'),
   'model.remat': ('none', 'dots', 'full'),
+  'model.attention': (
+    *('reference', 'blocks', 'xla'),
+    *('cudnn', 'pallas_gpu', 'splash'),
+  ),
   'optimizer.name': ('adamw', 'sgd'),
   'optimizer.schedule': ('cosine', 'linear', 'constant'),
 }
@@ -33,7 +37,7 @@ OTHERS = ('data.text_column', 'data.sources')
 # Fields for which None is an answer.
 NONE = (
   *('data.directory', 'data.language', 'data.processes'),
-  'data.cleaning.rules',
+  *('data.cleaning.rules', 'model.attention'),
 )
 # Field -> a value below what is allowed, one above.
 OUT_OF_RANGE = {
@@ -118,6 +122,12 @@ MISFITS = [
     {'mesh.fsdp': 8, 'model.width': 12, 'model.num_heads': 2},
     'model.width=12 .* mesh.fsdp=8',
   ),
+  (
+    {'model.attention': 'cudnn'},
+    "model.attention='cudnn' runs on GPU, not on cpu; .* leave .* blocks",
+  ),
+  ({'model.attention': 'pallas_gpu'}, "='pallas_gpu' runs on GPU, not on cpu"),
+  ({'model.attention': 'splash'}, "='splash' runs on TPU, not on cpu"),
   ({'data.vocab_size': 525}, 'data.vocab_size=525 .* needs at least 526'),
   (
     {'data.vocab_size': 527, 'data.tokenizer': 'unigram'},
@@ -266,6 +276,7 @@ def test_a_longer_budget_keeps_the_schedule_of_the_first_start(config):
     ('train.evaluate_every', 1),
     ('train.checkpoint_every', 0),
     ('train.log_every', 7),
+    ('model.attention', 'xla'),
     ('mesh.fsdp', 2),
     ('evaluate.batch_size', 8),
     ('generate.top_k', 3),

@@ -2,13 +2,26 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
-from lm.models import base, transformer
+from lm import sharding
+from lm.models import (
+  attention as attention_lib,
+  attention_kernels,
+  base,
+  transformer,
+)
 
 
-def _make_transformer(config, attention: str) -> base.Model:
+def _make_transformer(
+  config, attention: str, mesh: jax.sharding.Mesh | None
+) -> base.Model:
   model: Any = config.model
+  device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+  implementation = choose_attention(config, attention, device)
+  if implementation in attention_kernels.KERNELS and mesh is None:
+    mesh = sharding.make_mesh(config)
   return transformer.make(
     transformer.TransformerConfig(
       V=config.data.vocab_size,
@@ -31,6 +44,8 @@ def _make_transformer(config, attention: str) -> base.Model:
       scan_layers=model.scan_layers,
       remat=model.remat,
       attention=attention,
+      implementation=implementation,
+      mesh=mesh,
     )
   )
 
@@ -38,10 +53,41 @@ def _make_transformer(config, attention: str) -> base.Model:
 FAMILIES = {'transformer': _make_transformer}
 
 
-def make(config, attention: str) -> base.Model:
+def make(
+  config, attention: str, mesh: jax.sharding.Mesh | None = None
+) -> base.Model:
   """The model of a resolved config.
 
   Args:
     attention: the objective's, see `objectives.base.Objective`.
+    mesh: what the model will run on; None: `sharding.make_mesh(config)`. Its
+      devices need not be here: their platform decides what attention runs.
+
+  Raises:
+    UserError: `model.attention` cannot run there.
   """
-  return FAMILIES[config.model.family](config, attention)
+  return FAMILIES[config.model.family](config, attention, mesh)
+
+
+def choose_attention(config, attention: str, device: jax.Device) -> str:
+  """What computes attention on devices like `device`, see `attention.choose`.
+
+  Raises:
+    UserError: `model.attention` cannot run there.
+  """
+  model = config.model
+  capability = getattr(device, 'compute_capability', '')
+  numeric = capability.replace('.', '', 1).isdecimal()
+  return attention_lib.choose(
+    model.attention,
+    attention_kernels.Case(
+      platform=device.platform,
+      # AMD's are names, gfx90a.
+      compute_capability=float(capability) if numeric else 0.0,
+      attention=attention,
+      L=config.data.sequence_length,
+      K=model.width // model.num_heads,
+      dtype=model.dtype,
+      one_segment=config.data.cross_document_attention,
+    ),
+  )

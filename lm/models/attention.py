@@ -1,5 +1,8 @@
 """Who sees whom, and how queries, keys and values meet.
 
+`reference` is exact for any mask; what is faster must agree with it, on every
+position that is not padding.
+
 Axes besides the project's legend: `M` keys, `G` groups of query heads that
 share a key-value head, `R` query heads in a group (H = G x R).
 """
@@ -8,6 +11,12 @@ import itertools
 
 import jax
 import jax.numpy as jnp
+
+from lm import errors
+from lm.models import attention_kernels
+
+# What the `order` of a batch amounts to, known before compiling.
+ATTENTIONS = ('causal', 'bidirectional')
 
 # A query block of the causal path has at least this many positions.
 _MIN_BLOCK = 64
@@ -76,37 +85,115 @@ def attend(
   attention: str,
   order_BxL: jax.Array,
   segment_BxL: jax.Array,
+  implementation: str,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> jax.Array:
   """Self-attention over packed rows; see `reference` for shapes.
 
   Args:
-    attention: what `order` amounts to, known before compiling: with `causal`
-      (order never falls within a segment and rises at each position) keys
-      after a block of queries are skipped, about half of the square.
+    attention: what `order` amounts to. `causal`: it never falls within a
+      segment and rises at each position. `bidirectional`: it is the same at
+      all positions of a segment.
+    implementation: of `IMPLEMENTATIONS`; see `choose`.
+    mesh: what the arrays live on; only the kernels need it.
   """
-  if attention != 'causal':
-    raise ValueError(f"unknown attention {attention!r}; choose from 'causal'")
-  length = q_BxLxHxK.shape[1]
+  if attention not in ATTENTIONS:
+    raise ValueError(
+      f'unknown attention {attention!r}; choose from {", ".join(ATTENTIONS)}'
+    )
+  causal = attention == 'causal'
+  if implementation in attention_kernels.KERNELS:
+    if mesh is None:
+      raise ValueError(f'{implementation} needs the mesh that it runs on')
+    return attention_kernels.attend(
+      implementation,
+      q_BxLxHxK,
+      k_BxLxGxK,
+      v_BxLxGxK,
+      segment_BxL,
+      causal=causal,
+      mesh=mesh,
+    )
+  return PORTABLE[implementation](
+    q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, order_BxL, segment_BxL, causal=causal
+  )
+
+
+def _whole(q, k, v, order, segment, *, causal):
+  """The reference on the whole square of queries and keys."""
+  del causal
+  mask_BxLxL = attention_mask(order, order, segment, segment)
+  return reference(q, k, v, mask_BxLxL)
+
+
+def _blocks(q, k, v, order, segment, *, causal):
+  """Blocks of queries, in turn: their scores stay in the caches of a CPU.
+
+  Causal ones skip the keys behind them, about half of the square.
+  """
+  length = q.shape[1]
   outs = []
-  for start, end in causal_blocks(length):
+  for start, end in query_blocks(length):
+    stop = end if causal else length
     mask_BxlxM = attention_mask(
-      order_BxL[:, start:end],
-      order_BxL[:, :end],
-      segment_BxL[:, start:end],
-      segment_BxL[:, :end],
+      order[:, start:end],
+      order[:, :stop],
+      segment[:, start:end],
+      segment[:, :stop],
     )
     outs.append(
-      reference(
-        q_BxLxHxK[:, start:end],
-        k_BxLxGxK[:, :end],
-        v_BxLxGxK[:, :end],
-        mask_BxlxM,
-      )
+      reference(q[:, start:end], k[:, :stop], v[:, :stop], mask_BxlxM)
     )
   return outs[0] if len(outs) == 1 else jnp.concatenate(outs, axis=1)
 
 
-def causal_blocks(length: int) -> list[tuple[int, int]]:
+def _xla(q, k, v, order, segment, *, causal):
+  """JAX's own, left to XLA."""
+  del causal
+  mask_BxLxL = attention_mask(order, order, segment, segment)
+  return jax.nn.dot_product_attention(
+    q, k, v, mask=mask_BxLxL[:, None], implementation='xla'
+  )
+
+
+# Run on every platform, for any order and segments.
+PORTABLE = {'reference': _whole, 'blocks': _blocks, 'xla': _xla}
+IMPLEMENTATIONS = (*PORTABLE, *attention_kernels.KERNELS)
+
+# Platform -> what is taken, the first that can run.
+PREFERENCES = {
+  'cpu': ('blocks',),
+  'gpu': ('cudnn', 'pallas_gpu', 'xla'),
+  'tpu': ('splash', 'xla'),
+}
+
+
+def choose(wanted: str | None, case: attention_kernels.Case) -> str:
+  """The implementation for a case: the wanted one, or None's by platform.
+
+  Raises:
+    UserError: the wanted one cannot run there.
+  """
+  if wanted is None:
+    names = PREFERENCES.get(case.platform, ('xla',))
+    return next(name for name in names if not _obstacle(name, case))
+  obstacle = _obstacle(wanted, case)
+  if obstacle:
+    raise errors.UserError(
+      f"model.attention='{wanted}' {obstacle}; change that, leave "
+      'model.attention out to have one chosen, or take one that runs '
+      f'everywhere: {", ".join(PORTABLE)}'
+    )
+  return wanted
+
+
+def _obstacle(name: str, case: attention_kernels.Case) -> str:
+  if name in PORTABLE:
+    return ''
+  return attention_kernels.KERNELS[name].obstacle(case)
+
+
+def query_blocks(length: int) -> list[tuple[int, int]]:
   """Query blocks [start, end) that cover `length` positions.
 
   256 -> (0, 64) (64, 128) (128, 192) (192, 256)

@@ -43,7 +43,8 @@ class TransformerConfig:
   """The shape of a stack; the fields are those of `config.model`.
 
   V: vocabulary; L: longest context; N: layers; D: width; H: query heads;
-  G: key-value heads; F: width inside the MLP.
+  G: key-value heads; F: width inside the MLP. attention, implementation, mesh:
+  see `attention.attend`.
   """
 
   V: int
@@ -66,6 +67,8 @@ class TransformerConfig:
   scan_layers: bool
   remat: str
   attention: str
+  implementation: str
+  mesh: jax.sharding.Mesh | None
 
   @property
   def K(self) -> int:
@@ -256,7 +259,7 @@ class _Stack:
   ) -> jax.Array:
     cfg = self.cfg
     deterministic = not train or cfg.dropout == 0
-    attend = functools.partial(_attend_rows, cfg.attention, batch)
+    attend = functools.partial(_attend_rows, cfg, batch)
 
     def rngs(index):
       if deterministic:
@@ -292,7 +295,7 @@ class _Stack:
     padding = ((0, 0), (0, length - batch.tokens_BxL.shape[1]), (0, 0), (0, 0))
 
     def attend(q, k, v):
-      heads, _ = _attend_rows(self.cfg.attention, batch, q, k, v)
+      heads, _ = _attend_rows(self.cfg, batch, q, k, v)
       return heads, (jnp.pad(k, padding), jnp.pad(v, padding))
 
     hidden_BxLxD, kept = self._decode(
@@ -349,14 +352,16 @@ class _Stack:
     return _norm(self.cfg, None).apply(variables, x_BxLxD)
 
 
-def _attend_rows(attention: str, batch: types.Batch, q, k, v):
+def _attend_rows(cfg: TransformerConfig, batch: types.Batch, q, k, v):
   heads = attention_lib.attend(
     q,
     k,
     v,
-    attention=attention,
+    attention=cfg.attention,
     order_BxL=batch.order_BxL,
     segment_BxL=batch.segment_BxL,
+    implementation=cfg.implementation,
+    mesh=cfg.mesh,
   )
   return heads, None
 

@@ -1,30 +1,19 @@
 """Masks, the causal path against its slow twin, rotary positions."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from attention_cases import (
+  B,
+  G,
+  H,
+  K,
+  check_equals_reference,
+  packed,
+  random_qkv,
+)
 
 from lm.models import attention
-
-B, H, G, K = 2, 4, 2, 8
-
-
-def random_qkv(length, seed=0):
-  rng = np.random.default_rng(seed)
-  shapes = ((B, length, H, K), (B, length, G, K), (B, length, G, K))
-  return [jnp.asarray(rng.normal(size=s), jnp.float32) for s in shapes]
-
-
-def packed(length, lengths):
-  """order and segment of one row with segments of these lengths, twice."""
-  order, segment = np.zeros((2, length), np.int32)
-  start = 0
-  for number, n in enumerate(lengths, 1):
-    order[start : start + n] = np.arange(n)
-    segment[start : start + n] = number
-    start += n
-  return [jnp.asarray(np.stack([x, x])) for x in (order, segment)]
 
 
 def test_mask_of_the_docstring():
@@ -56,57 +45,57 @@ def test_reference_is_the_softmax_average_written_out():
       )
 
 
-@pytest.mark.parametrize('length', [7, 64, 130, 256])
-@pytest.mark.parametrize('lengths', [(1.0,), (0.3, 0.5), (0.1, 0.2, 0.3)])
-def test_causal_blocks_equal_the_whole_square(length, lengths):
-  q, k, v = random_qkv(length)
-  order, segment = packed(length, [int(length * x) for x in lengths])
-
-  def blocked(q, k, v):
-    return attention.attend(
-      q, k, v, attention='causal', order_BxL=order, segment_BxL=segment
-    )
-
-  def whole(q, k, v):
-    mask = attention.attention_mask(order, order, segment, segment)
-    return attention.reference(q, k, v, mask)
-
-  # Padding differs: the whole square lets it see later padding.
-  real = (segment > 0)[:, :, None, None]
-  np.testing.assert_allclose(
-    blocked(q, k, v) * real, whole(q, k, v) * real, atol=1e-5
+def attend(q, k, v, order, segment, static='causal', **how):
+  return attention.attend(
+    q,
+    k,
+    v,
+    attention=static,
+    order_BxL=order,
+    segment_BxL=segment,
+    **{'implementation': 'blocks', **how},
   )
 
-  def gradients(function):
-    loss = lambda *qkv: jnp.sum((function(*qkv) * real) ** 2)
-    return jax.grad(loss, argnums=(0, 1, 2))(q, k, v)
 
-  for found, expected in zip(gradients(blocked), gradients(whole), strict=True):
-    np.testing.assert_allclose(found, expected, atol=1e-3)
+@pytest.mark.parametrize('static', attention.ATTENTIONS)
+@pytest.mark.parametrize('implementation', attention.PORTABLE)
+@pytest.mark.parametrize('length', [7, 130, 256])
+@pytest.mark.parametrize('lengths', [(1.0,), (0.15, 0.2, 0.3)])
+def test_portable_implementations_equal_the_reference(
+  static, implementation, length, lengths
+):
+  lengths = [int(length * x) for x in lengths]
+  order, segment = packed(length, lengths, static=static)
+  check_equals_reference(
+    lambda q, k, v: attend(
+      q, k, v, order, segment, static, implementation=implementation
+    ),
+    random_qkv(length),
+    order,
+    segment,
+  )
 
 
-def test_padding_gives_finite_rows():
-  q, k, v = random_qkv(8)
+@pytest.mark.parametrize('static', attention.ATTENTIONS)
+@pytest.mark.parametrize('implementation', attention.PORTABLE)
+def test_padding_gives_finite_rows(static, implementation):
   order, segment = packed(8, [3])
-  found = attention.attend(
-    q, k, v, attention='causal', order_BxL=order, segment_BxL=segment
+  found = attend(
+    *random_qkv(8), order, segment, static, implementation=implementation
   )
   assert jnp.all(jnp.isfinite(found))
 
 
 @pytest.mark.parametrize('length', [1, 63, 64, 100, 256, 1000])
-def test_causal_blocks_cover_each_position_once(length):
-  covered = [i for a, b in attention.causal_blocks(length) for i in range(a, b)]
+def test_query_blocks_cover_each_position_once(length):
+  covered = [i for a, b in attention.query_blocks(length) for i in range(a, b)]
   assert covered == list(range(length))
 
 
 def test_unknown_attention_lists_the_choices():
-  q, k, v = random_qkv(4)
   order, segment = packed(4, [4])
-  with pytest.raises(ValueError, match="choose from 'causal'"):
-    attention.attend(
-      q, k, v, attention='spam', order_BxL=order, segment_BxL=segment
-    )
+  with pytest.raises(ValueError, match='choose from causal, bidirectional'):
+    attend(*random_qkv(4), order, segment, 'spam')
 
 
 def test_rotation_depends_on_relative_position_only():
