@@ -107,6 +107,10 @@ def get_config() -> config_dict.ConfigDict:
   train.microbatches = 1
   # Positions whose logits exist at a time, dividing sequence_length; 0: all.
   train.loss_chunk = 0
+  # Share of the labels spread over the vocabulary (Szegedy et al. 2016), and
+  # factor of log^2 Z (PaLM: 1e-4), both in training alone; 0: none.
+  train.label_smoothing = 0.0
+  train.z_loss = 0.0
   # In steps; 0: only at the end.
   train.log_every = 20
   train.evaluate_every = 200

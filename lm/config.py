@@ -80,6 +80,8 @@ _BOUNDS: dict[str, tuple[float, float | None]] = {
   'optimizer.clip_norm': (0, None),
   'train.microbatches': (1, None),
   'train.loss_chunk': (0, None),
+  'train.label_smoothing': (0, 0.99),
+  'train.z_loss': (0, None),
   'train.log_every': (0, None),
   'train.evaluate_every': (0, None),
   'train.checkpoint_every': (0, None),

@@ -54,6 +54,8 @@ OUT_OF_RANGE = {
   'train.steps': (0, None),
   'train.microbatches': (0, None),
   'train.loss_chunk': (-1, None),
+  'train.label_smoothing': (-0.1, 1.0),
+  'train.z_loss': (-1e-4, math.inf),
   'train.log_every': (-1, None),
   'train.evaluate_every': (-1, None),
   'train.checkpoint_every': (-1, None),
