@@ -121,24 +121,33 @@ def get_config() -> config_dict.ConfigDict:
   model.remat = 'none'
 
   optimizer = config.optimizer = config_dict.ConfigDict()
-  # adamw, sgd.
+  # adamw, sgd, rmsprop, adam, adafactor, lion, muon.
   optimizer.name = 'adamw'
   optimizer.learning_rate = 1e-3
-  # cosine, linear, constant; after a linear warmup.
+  # cosine, linear, constant, inverse_sqrt, wsd (warmup, stable, decay); after a
+  # linear warmup.
   optimizer.schedule = 'cosine'
   # None: a tenth of schedule_steps.
   optimizer.warmup_steps = placeholder(int)
   # Where the schedule ends; None: train.steps at first start. A run continued
-  # past it keeps the final rate.
+  # past it keeps the final rate; inverse_sqrt has no end.
   optimizer.schedule_steps = placeholder(int)
   # Final learning rate, a share of learning_rate.
   optimizer.final_fraction = 0.1
-  optimizer.weight_decay = 0.1
-  optimizer.b1 = 0.9
-  optimizer.b2 = 0.95
-  optimizer.epsilon = 1e-8
-  # Of sgd; 0: none.
-  optimizer.momentum = 0.9
+  # Of wsd: the share of schedule_steps in which the rate falls.
+  optimizer.decay_fraction = 0.1
+  # These five are None where the optimizer does not read them, else by default
+  # as in DEFAULTS of lm/optimizer.py. Part of the gradient for sgd, rmsprop and
+  # adam, a step of its own for the others.
+  optimizer.weight_decay = placeholder(float)
+  # adam, adamw, lion, muon (its adamw part).
+  optimizer.b1 = placeholder(float)
+  # rmsprop (of the mean square), adam, adamw, lion, muon (its adamw part).
+  optimizer.b2 = placeholder(float)
+  # rmsprop, adam, adamw, adafactor (added to the squares), muon (its adamw).
+  optimizer.epsilon = placeholder(float)
+  # sgd and rmsprop (0: none), muon.
+  optimizer.momentum = placeholder(float)
   # Largest global norm of the gradient; 0: no clipping.
   optimizer.clip_norm = 1.0
 
@@ -149,6 +158,13 @@ def get_config() -> config_dict.ConfigDict:
   train.microbatches = 1
   # Positions whose logits exist at a time, dividing sequence_length; 0: all.
   train.loss_chunk = 0
+  # Share of the labels spread over the vocabulary (Szegedy et al. 2016), and
+  # factor of log^2 Z (PaLM: 1e-4), both in training alone; 0: none.
+  train.label_smoothing = 0.0
+  train.z_loss = 0.0
+  # Decay of an average of the parameters, which evaluation and samples use
+  # instead of the last ones; 0: none.
+  train.ema = 0.0
   # In steps; 0: only at the end.
   train.log_every = 20
   train.evaluate_every = 200

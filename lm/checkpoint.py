@@ -146,7 +146,7 @@ class Checkpoints:
     return None
 
   def restore_params(self, abstract_state: step.TrainState) -> tuple[Any, int]:
-    """Parameters of the latest readable checkpoint and its step.
+    """Evaluated parameters of the latest readable checkpoint and its step.
 
     Raises:
       UserError: there is no checkpoint, or none can be read.
@@ -158,7 +158,7 @@ class Checkpoints:
         '(--mode=train)'
       )
     state, _ = restored
-    return state.params, int(state.step)
+    return state.evaluated, int(state.step)
 
   def close(self):
     """Waits for saves and frees Orbax's threads."""
@@ -231,10 +231,14 @@ class _Best(preservation_policy.PreservationPolicy):
 
 
 def _as_dict(state: step.TrainState) -> dict[str, Any]:
-  return {
+  """By name. An empty `average` is left out: older checkpoints have no such."""
+  items = {
     field.name: getattr(state, field.name)
     for field in dataclasses.fields(state)
   }
+  if not state.average:
+    del items['average']
+  return items
 
 
 @jax.jit

@@ -87,6 +87,7 @@ _BOUNDS: dict[str, tuple[float, float | None]] = {
   'train.steps': (1, None),  # before the field that it is the default of
   'optimizer.schedule_steps': (1, None),
   'optimizer.final_fraction': (0, 1),
+  'optimizer.decay_fraction': (0, 1),
   'optimizer.weight_decay': (0, None),
   'optimizer.b1': (0, 0.99999),  # at 1 the bias correction divides by 0
   'optimizer.b2': (0, 0.99999),
@@ -95,6 +96,9 @@ _BOUNDS: dict[str, tuple[float, float | None]] = {
   'optimizer.clip_norm': (0, None),
   'train.microbatches': (1, None),
   'train.loss_chunk': (0, None),
+  'train.label_smoothing': (0, 0.99),
+  'train.z_loss': (0, None),
+  'train.ema': (0, 0.999999),  # at 1 the average never moves
   'train.log_every': (0, None),
   'train.evaluate_every': (0, None),
   'train.checkpoint_every': (0, None),
@@ -127,6 +131,14 @@ def _mlp_width(config) -> int:
   return -(-8 * width // 3 // 64) * 64  # two matrices up: 2/3 of 4 x width
 
 
+# What only some optimizers read; None for the others.
+_OPTIMIZER_FIELDS = ('weight_decay', 'b1', 'b2', 'epsilon', 'momentum')
+
+
+def _optimizer_default(field: str):
+  return lambda config: optimizer.DEFAULTS[config.optimizer.name].get(field)
+
+
 # Fields that are None until resolved -> their value.
 _DEFAULTS: dict[str, Callable[[Any], Any]] = {
   'data.vocab_size': _vocab_size,
@@ -136,6 +148,10 @@ _DEFAULTS: dict[str, Callable[[Any], Any]] = {
   'model.scan_layers': lambda config: jax.default_backend() != 'cpu',
   'optimizer.schedule_steps': lambda config: config.train.steps,
   'optimizer.warmup_steps': lambda c: c.optimizer.schedule_steps // 10,
+  **{
+    f'optimizer.{field}': _optimizer_default(field)
+    for field in _OPTIMIZER_FIELDS
+  },
 }
 
 
@@ -157,6 +173,7 @@ def resolve(
   config = ml_collections.ConfigDict(config.to_dict())
   _check_choices(config)
   config.data.sources = sources.check_mixture(config.data.sources)
+  _check_optimizer_reads(config)
   old = flatten(stored) if stored else {}
   for field, default in _DEFAULTS.items():
     if _get(config, field) is None:
@@ -211,7 +228,12 @@ def load(workdir: pathlib.Path) -> dict[str, Any]:
       f'{path} holds no whole config; restore it, or train into a new folder'
     )
   # Fields that are younger than the run have their defaults.
-  return _merged(base.get_config().to_dict(), _with_tuples(config))
+  config = _merged(base.get_config().to_dict(), _with_tuples(config))
+  # Of a run from when every optimizer had a value for each of these.
+  reads = optimizer.DEFAULTS.get(config['optimizer']['name'], {})
+  for field in set(_OPTIMIZER_FIELDS) - set(reads):
+    config['optimizer'][field] = None
+  return config
 
 
 def _with_tuples(value: Any) -> Any:
@@ -265,10 +287,22 @@ def _check_choices(config):
     )
 
 
+def _check_optimizer_reads(config):
+  cfg = config.optimizer
+  reads = optimizer.DEFAULTS[cfg.name]
+  for field in _OPTIMIZER_FIELDS:
+    value = _get(config, f'optimizer.{field}')
+    if value is not None and field not in reads:
+      raise errors.UserError(
+        f"optimizer.{field}={value} is not read by optimizer.name='{cfg.name}'"
+        f', which reads {", ".join(reads)}; leave it out'
+      )
+
+
 def _check_bounds(config):
   for field, (least, most) in _BOUNDS.items():
     value = _get(config, field)
-    if value is None:  # as many as there are, see experiments/base.py
+    if value is None:  # not read, or as many as there are
       continue
     # NaN is neither less nor more, and infinity is no JSON.
     fits = math.isfinite(value) and value >= least
@@ -314,6 +348,13 @@ def _check_shapes(config):
       f'optimizer.warmup_steps={cfg.warmup_steps} leaves nothing of '
       f'optimizer.schedule_steps={cfg.schedule_steps}; lower the first or '
       'leave it out'
+    )
+  stable = cfg.schedule_steps - optimizer.decay_steps(cfg) - cfg.warmup_steps
+  if cfg.schedule == 'wsd' and stable < 0:
+    raise errors.UserError(
+      f'optimizer.decay_fraction={cfg.decay_fraction} of '
+      f'optimizer.schedule_steps={cfg.schedule_steps} does not fit behind '
+      f'optimizer.warmup_steps={cfg.warmup_steps}; lower one'
     )
 
 

@@ -1,16 +1,50 @@
 """Cross-entropy with its own gradient, plain and chunked along the length.
 
 Losses return a sum and its weight; the one division is in `step.py`.
+
+Label smoothing and z-loss are terms of their own beside the cross-entropy, so
+that its term is always the true one, in nats. They enter the trained loss by
+their factors in `Objective.coefficients`, and evaluation has none of them:
+validation loss is never smoothed.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 
 # Name of a loss term -> (sum, weight), two float32 scalars.
 Terms = dict[str, tuple[jax.Array, jax.Array]]
+
+
+def _smoothing(log_z, target_logit, mean_logit):
+  """What smoothed labels add to the cross-entropy, over their share.
+
+  Of (1 - e) one-hot + e / V the cross-entropy is log Z - (1 - e) target_logit
+  - e mean_logit (Szegedy et al. 2016, section 7).
+  """
+  del log_z
+  return target_logit - mean_logit
+
+
+def _z(log_z, target_logit, mean_logit):
+  """log^2 Z, which keeps log Z near 0 (Chowdhery et al. 2022, section 5)."""
+  del target_logit, mean_logit
+  return log_z**2
+
+
+# Term beside the cross-entropy -> its value from `logit_statistics`.
+EXTRAS = {'smoothing': _smoothing, 'z': _z}
+
+
+def extras(config) -> dict[str, float]:
+  """The terms beside the cross-entropy that a config trains -> factor."""
+  factors = {
+    'smoothing': config.train.label_smoothing,
+    'z': config.train.z_loss,
+  }
+  return {name: factor for name, factor in factors.items() if factor}
 
 
 @jax.custom_vjp
@@ -39,17 +73,58 @@ def _forward(logits_xV, targets):
 
 
 def _backward(residuals, gradient):
-  logits_xV, targets, log_z = residuals
+  softmax_xV, one_hot_xV = _softmax_and_one_hot(*residuals)
+  gradient_xV = (softmax_xV - one_hot_xV) * gradient[..., None]
+  return gradient_xV.astype(residuals[0].dtype), None
+
+
+cross_entropy.defvjp(_forward, _backward)
+
+
+def _softmax_and_one_hot(logits_xV, targets, log_z):
   softmax_xV = jnp.exp(logits_xV.astype(jnp.float32) - log_z[..., None])
   ids_xV = jax.lax.broadcasted_iota(
     targets.dtype, logits_xV.shape, logits_xV.ndim - 1
   )
-  one_hot_xV = (ids_xV == targets[..., None]).astype(jnp.float32)
-  gradient_xV = (softmax_xV - one_hot_xV) * gradient[..., None]
-  return gradient_xV.astype(logits_xV.dtype), None
+  return softmax_xV, (ids_xV == targets[..., None]).astype(jnp.float32)
 
 
-cross_entropy.defvjp(_forward, _backward)
+@jax.custom_vjp
+def logit_statistics(
+  logits_xV: jax.Array, targets: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """log Z, the target's logit and the mean logit, each float32 [...].
+
+  Cross-entropy, label smoothing and z-loss are functions of these three. The
+  gradient is written out in one pass, as that of `cross_entropy` is.
+
+  Args:
+    logits_xV: [..., V].
+    targets: int [...].
+  """
+  return _statistics_forward(logits_xV, targets)[0]
+
+
+def _statistics_forward(logits_xV, targets):
+  log_z = jax.nn.logsumexp(logits_xV.astype(jnp.float32), axis=-1)
+  target_logits = jnp.take_along_axis(logits_xV, targets[..., None], axis=-1)
+  target_logits = target_logits[..., 0].astype(jnp.float32)
+  mean_logits = jnp.mean(logits_xV.astype(jnp.float32), axis=-1)
+  return (log_z, target_logits, mean_logits), (logits_xV, targets, log_z)
+
+
+def _statistics_backward(residuals, gradients):
+  softmax_xV, one_hot_xV = _softmax_and_one_hot(*residuals)
+  of_log_z, of_target, of_mean = (x[..., None] for x in gradients)
+  gradient_xV = (
+    softmax_xV * of_log_z
+    + one_hot_xV * of_target
+    + of_mean / softmax_xV.shape[-1]
+  )
+  return gradient_xV.astype(residuals[0].dtype), None
+
+
+logit_statistics.defvjp(_statistics_forward, _statistics_backward)
 
 
 def token_cross_entropy(
@@ -58,76 +133,120 @@ def token_cross_entropy(
   targets_BxL: jax.Array,
   weights_BxL: jax.Array,
   *,
+  name: str,
   chunk: int = 0,
-) -> tuple[jax.Array, jax.Array]:
-  """Weighted sum of the tokens' cross-entropies in nats, and the weight.
+  extras: Mapping[str, float] | None = None,
+) -> Terms:
+  """Weighted sums over the tokens: the cross-entropy in nats, and the extras.
 
   With `chunk` positions at a time only that slice of the logits exists. Its
   gradient is taken at once, in the forward pass, and kept instead of it, so
   that nothing is computed twice. Chunks walk along L and keep B whole, so that
   a sharded batch stays sharded.
 
+  The gradient kept is that of cross-entropy + sum of factor * extra: a loss
+  must hold the terms in these proportions. In others, which the chunks cannot
+  know, their gradient is NaN.
+
   Args:
     logits: hidden [B, l, D] -> logits [B, l, V].
     hidden_BxLxD: hidden states.
     targets_BxL: int ids.
     weights_BxL: float32, 0 where nothing is predicted.
+    name: of the cross-entropy's term.
     chunk: positions read out at a time, a divisor of L; 0, L or more reads
       out all.
+    extras: of `extras`, in training; None in evaluation.
+
+  Returns:
+    Terms `name` and those of `extras`, all of one weight.
   """
   weight = jnp.sum(weights_BxL)
   length = targets_BxL.shape[1]
+  factors = tuple((extras or {}).items())
   if not chunk or chunk >= length:
-    nll_BxL = cross_entropy(logits(hidden_BxLxD), targets_BxL)
-    return jnp.sum(nll_BxL * weights_BxL), weight
-  if length % chunk:
+    values = _values(logits(hidden_BxLxD), targets_BxL, factors)
+    sums = [jnp.sum(value_BxL * weights_BxL) for value_BxL in values]
+  elif length % chunk:
     raise ValueError(f'chunk {chunk} does not divide the length {length}')
-  # What the readout closes over becomes an argument, to have a gradient.
-  readout, closed = jax.closure_convert(logits, hidden_BxLxD[:, :chunk])
-  total = _chunked(
-    readout, chunk, closed, hidden_BxLxD, targets_BxL, weights_BxL
-  )
-  return total, weight
+  else:
+    # What the readout closes over becomes an argument, to have a gradient.
+    readout, closed = jax.closure_convert(logits, hidden_BxLxD[:, :chunk])
+    sums = _chunked(
+      readout, chunk, factors, closed, hidden_BxLxD, targets_BxL, weights_BxL
+    )
+  names = [name, *(extra for extra, _ in factors)]
+  return {n: (total, weight) for n, total in zip(names, sums, strict=True)}
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _chunked(readout, chunk, closed, hidden_BxLxD, targets_BxL, weights_BxL):
-  def body(total, xs):
+def _values(logits_xV, targets, factors):
+  """The cross-entropy and the extras, each [...]."""
+  if not factors:
+    return [cross_entropy(logits_xV, targets)]
+  statistics = logit_statistics(logits_xV, targets)
+  log_z, target_logit, _ = statistics
+  extras = [EXTRAS[name](*statistics) for name, _ in factors]
+  return [log_z - target_logit, *extras]
+
+
+def _mix(values, factors):
+  """What is trained: the cross-entropy plus the extras times their factors."""
+  mixed = values[0]
+  for (_, factor), value in zip(factors, values[1:], strict=True):
+    mixed = mixed + factor * value
+  return mixed
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _chunked(
+  readout, chunk, factors, closed, hidden_BxLxD, targets_BxL, weights_BxL
+):
+  def body(totals, xs):
     hidden_BxcxD, targets_Bxc, weights_Bxc = xs
-    nll_Bxc = cross_entropy(readout(hidden_BxcxD, *closed), targets_Bxc)
-    return total + jnp.sum(nll_Bxc * weights_Bxc), None
+    values = _values(readout(hidden_BxcxD, *closed), targets_Bxc, factors)
+    parts = [jnp.sum(value_Bxc * weights_Bxc) for value_Bxc in values]
+    return jax.tree.map(jnp.add, totals, parts), None
 
+  start = [jnp.zeros((), jnp.float32)] * (1 + len(factors))
   xs = _split(chunk, (hidden_BxLxD, targets_BxL, weights_BxL))
-  return jax.lax.scan(body, jnp.zeros((), jnp.float32), xs)[0]
+  return jax.lax.scan(body, start, xs)[0]
 
 
 def _chunked_forward(
-  readout, chunk, closed, hidden_BxLxD, targets_BxL, weights_BxL
+  readout, chunk, factors, closed, hidden_BxLxD, targets_BxL, weights_BxL
 ):
   def body(carry, xs):
-    total, closed_gradient = carry
     hidden_BxcxD, targets_Bxc, weights_Bxc = xs
 
     def loss(hidden_BxcxD, closed):
-      nll_Bxc = cross_entropy(readout(hidden_BxcxD, *closed), targets_Bxc)
-      return jnp.sum(nll_Bxc * weights_Bxc), nll_Bxc
+      values = _values(readout(hidden_BxcxD, *closed), targets_Bxc, factors)
+      parts = [jnp.sum(value_Bxc * weights_Bxc) for value_Bxc in values]
+      return _mix(parts, factors), (parts, _mix(values, factors))
 
-    gradient = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
-    (part, nll_Bxc), (d_hidden, d_closed) = gradient(hidden_BxcxD, closed)
-    carry = total + part, jax.tree.map(jnp.add, closed_gradient, d_closed)
-    return carry, (d_hidden, nll_Bxc)
+    gradient = jax.grad(loss, argnums=(0, 1), has_aux=True)
+    (d_hidden, d_closed), (parts, mixed_Bxc) = gradient(hidden_BxcxD, closed)
+    return jax.tree.map(jnp.add, carry, (parts, d_closed)), (
+      d_hidden,
+      mixed_Bxc,
+    )
 
-  start = jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, closed)
+  zero = [jnp.zeros((), jnp.float32)] * (1 + len(factors))
+  start = zero, jax.tree.map(jnp.zeros_like, closed)
   xs = _split(chunk, (hidden_BxLxD, targets_BxL, weights_BxL))
-  (total, d_closed), parts = jax.lax.scan(body, start, xs)
-  d_hidden_BxLxD, nll_BxL = jax.tree.map(_join, parts)
-  return total, (d_closed, d_hidden_BxLxD, nll_BxL)
+  (totals, d_closed), parts = jax.lax.scan(body, start, xs)
+  d_hidden_BxLxD, mixed_BxL = jax.tree.map(_join, parts)
+  return totals, (d_closed, d_hidden_BxLxD, mixed_BxL)
 
 
-def _chunked_backward(readout, chunk, residuals, gradient):
+def _chunked_backward(readout, chunk, factors, residuals, gradients):
   del readout, chunk
+  scale, *of_extras = gradients
+  for (_, factor), given in zip(factors, of_extras, strict=True):
+    wanted = factor * gradients[0]
+    near = jnp.abs(given - wanted) <= 1e-4 * jnp.abs(wanted)
+    scale = jnp.where(near, scale, jnp.nan)
   d_closed, d_hidden_BxLxD, d_weights_BxL = jax.tree.map(
-    lambda x: (x.astype(jnp.float32) * gradient).astype(x.dtype), residuals
+    lambda x: (x.astype(jnp.float32) * scale).astype(x.dtype), residuals
   )
   return d_closed, d_hidden_BxLxD, None, d_weights_BxL
 

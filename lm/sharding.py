@@ -26,7 +26,9 @@ PARAMETERS = (
   (r'/position/embedding$', P(None, 'fsdp')),
   (r'/readout_kernel$', P('fsdp', 'tensor')),
   (r'norm/(scale|bias)$|/(out|down)/bias$', P()),
-  (r'(^|/)(step|count|key)$', P()),
+  (r'(^|/)(step|count|key|ns_coeffs)$', P()),
+  # Of adafactor: a row and a column a matrix, or the square of a vector.
+  (r'/(v_row|v_col|v)$', P()),
 )
 BATCH = P(('data', 'fsdp'))
 

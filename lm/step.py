@@ -22,12 +22,19 @@ class TrainState:
 
   step: int32, steps done. params: trained. opt_state: slots, for params only.
   key: uint32 [2], the run's randomness; steps fold their number into it.
+  average: of the params over the steps, see `make_train_step`; {} for none.
   """
 
   step: jax.Array
   params: base.Params
   opt_state: Any
   key: jax.Array
+  average: base.Params = dataclasses.field(default_factory=dict)
+
+  @property
+  def evaluated(self) -> base.Params:
+    """The parameters that are evaluated: the average where there is one."""
+    return self.average or self.params
 
 
 Metrics = dict[str, Any]
@@ -39,9 +46,13 @@ def named_key(key: jax.Array, name: str) -> jax.Array:
 
 
 def init_state(
-  model: base.Model, optimizer: optax.GradientTransformation, seed: int
+  model: base.Model,
+  optimizer: optax.GradientTransformation,
+  seed: int,
+  *,
+  average: bool = False,
 ) -> TrainState:
-  """A fresh state."""
+  """A fresh state; its average, if any, is the initial parameters."""
   key = jax.random.PRNGKey(seed)
   params = model.init(named_key(key, 'params'))
   return TrainState(
@@ -49,6 +60,8 @@ def init_state(
     params=params,
     opt_state=optimizer.init(params),
     key=key,
+    # A copy: the step may not be donated one buffer twice.
+    average=jax.tree.map(jnp.copy, params) if average else {},
   )
 
 
@@ -56,9 +69,13 @@ def abstract_state(
   model: base.Model,
   optimizer: optax.GradientTransformation,
   mesh: jax.sharding.Mesh,
+  *,
+  average: bool = False,
 ) -> TrainState:
   """The state's shapes, dtypes and shardings, without any array."""
-  shapes = jax.eval_shape(lambda: init_state(model, optimizer, seed=0))
+  shapes = jax.eval_shape(
+    lambda: init_state(model, optimizer, seed=0, average=average)
+  )
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     shapes,
@@ -73,12 +90,19 @@ def make_train_step(
   schedule: optax.Schedule,
   *,
   microbatches: int,
+  ema: float = 0.0,
 ) -> Callable[[TrainState, types.Batch], tuple[TrainState, Metrics]]:
   """(state, batch) -> (state, metrics), not yet compiled.
 
   Metrics are sums, divided where they are logged: `terms` {name: (sum,
   weight)}, `gradient_norm` (before clipping), `update_norm`, `learning_rate`,
   `tokens`, `loss_tokens`, `text_loss_tokens`.
+
+  Where the state has an average (Polyak and Juditsky 1992), step t, from 0,
+  moves it to d * average + (1 - d) * params, with the new params and d =
+  min(ema, (1 + t) / (10 + t)). That warmup of the decay, TensorFlow's
+  `ExponentialMovingAverage(num_updates=t)`, forgets the initial parameters
+  soon, so that nothing is to be divided out where the average is read.
   """
 
   def objective_terms(params, batch, key):
@@ -109,11 +133,13 @@ def make_train_step(
     updates, opt_state = optimizer.update(
       gradients, state.opt_state, state.params
     )
+    params = optax.apply_updates(state.params, updates)
     new_state = TrainState(
       step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
+      params=params,
       opt_state=opt_state,
       key=state.key,
+      average=_average(state, params, ema),
     )
     metrics = {
       'terms': {name: (sums[name], weights[name]) for name in weights},
@@ -143,6 +169,18 @@ def jit_step(step, mesh: jax.sharding.Mesh, abstract: TrainState):
     in_shardings=(state_shardings, sharding.of_batch(mesh)),
     # Pinned: XLA may otherwise return replicated what came in split.
     out_shardings=(state_shardings, sharding.replicated(mesh)),
+  )
+
+
+def _average(state: TrainState, params: base.Params, ema: float):
+  """The next average; {} stays {}."""
+  if not state.average:
+    return state.average
+  decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
+  return jax.tree.map(
+    lambda average, new: average + (1.0 - decay) * (new - average),
+    state.average,
+    params,
   )
 
 

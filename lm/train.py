@@ -206,12 +206,16 @@ class _Run:
 
   def _restore_or_start(self) -> tuple[step.TrainState, _Position]:
     self.transform = optimizer.make(self.config)
-
-    self.abstract = step.abstract_state(self.model, self.transform, self.mesh)
+    average = self.config.train.ema > 0
+    self.abstract = step.abstract_state(
+      self.model, self.transform, self.mesh, average=average
+    )
     restored = self.checkpoints.restore_latest(self.abstract)
     if restored is None:
       init = jax.jit(
-        lambda: step.init_state(self.model, self.transform, self.config.seed),
+        lambda: step.init_state(
+          self.model, self.transform, self.config.seed, average=average
+        ),
         out_shardings=jax.tree.map(lambda x: x.sharding, self.abstract),
       )
       return init(), _Position(metrics.Accumulator())
@@ -276,6 +280,7 @@ class _Run:
       self.transform,
       optimizer.make_schedule(self.config),
       microbatches=self.config.train.microbatches,
+      ema=self.config.train.ema,
     )
     empty = packing.pack([], data.sequence_length)
     batch = packing.stack(
@@ -338,7 +343,7 @@ class _Run:
     )
 
   def _validate(self, state: step.TrainState, number: int) -> dict[str, float]:
-    values = self.validation(state.params)
+    values = self.validation(state.evaluated)
     # Here, before the checkpoint: an update may ruin what its loss did not.
     self._check_finite(number, list(values.values()))
     self.writer.write(
@@ -383,7 +388,7 @@ class _Run:
   def _finish(self, state: step.TrainState):
     """Scores the test documents, writes samples, the final line, the page."""
     self.checkpoints.wait()
-    number, params = int(state.step), state.params
+    number, params = int(state.step), state.evaluated
     cfg, folder = self.config, self.workdir / 'held_out'
     run = trained.Trained(
       config=cfg,

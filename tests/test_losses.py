@@ -1,4 +1,4 @@
-"""Cross-entropy: value, gradient, chunks, memory."""
+"""Cross-entropy and its extras: value, gradient, chunks, memory."""
 
 import functools
 
@@ -10,6 +10,7 @@ import pytest
 from lm import losses
 
 B, L, D, V = 2, 12, 8, 37
+EXTRAS = [{}, {'smoothing': 0.1}, {'z': 0.01}, {'smoothing': 0.1, 'z': 0.01}]
 
 
 @pytest.fixture(scope='module')
@@ -66,25 +67,121 @@ def test_bfloat16_logits_are_summed_in_float32(inputs):
   np.testing.assert_array_equal(found, exact)
 
 
-@pytest.mark.parametrize('chunk', [1, 4, 6])
-def test_chunked_equals_plain_in_value_and_gradients(inputs, chunk):
-  def loss(hidden, kernel, weights, chunk):
-    total, weight = losses.token_cross_entropy(
+def trained(terms, extras) -> jax.Array:
+  """The one division, as the train step does it."""
+  factors = {'main': 1.0, **extras}
+  assert list(terms) == list(factors)
+  return sum(
+    factors[n] * total / weight for n, (total, weight) in terms.items()
+  )
+
+
+def token_loss(inputs, extras, chunk):
+  """(hidden, kernel, weights) -> the trained loss, and the terms."""
+
+  def loss(hidden, kernel, weights):
+    terms = losses.token_cross_entropy(
       lambda h: h @ kernel,
       hidden,
       inputs['targets'],
       weights,
+      name='main',
       chunk=chunk,
+      extras=extras,
     )
-    return 3 * total / weight
+    return 3 * trained(terms, extras), terms
+
+  return loss
+
+
+@pytest.mark.parametrize('extras', EXTRAS)
+@pytest.mark.parametrize('chunk', [0, 1, 4, 6])
+def test_gradients_are_those_of_the_definition(inputs, extras, chunk):
+  """Szegedy et al. 2016, equation in section 7; PaLM, section 5."""
+  share, factor = extras.get('smoothing', 0.0), extras.get('z', 0.0)
+
+  def definition(hidden, kernel, weights):
+    logits = hidden @ kernel
+    log_p = jax.nn.log_softmax(logits)
+    labels = (1 - share) * jax.nn.one_hot(inputs['targets'], V) + share / V
+    log_z = jnp.log(jnp.sum(jnp.exp(logits), axis=-1))
+    values = -jnp.sum(labels * log_p, axis=-1) + factor * log_z**2
+    return 3 * jnp.sum(values * weights) / jnp.sum(weights)
 
   arguments = inputs['hidden'], inputs['kernel'], inputs['weights']
-  gradient = jax.value_and_grad(loss, argnums=(0, 1, 2))
-  plain, plain_gradients = gradient(*arguments, 0)
-  chunked, chunked_gradients = gradient(*arguments, chunk)
-  np.testing.assert_allclose(chunked, plain, rtol=1e-6)
-  for found, expected in zip(chunked_gradients, plain_gradients, strict=True):
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+  expected, wanted = jax.value_and_grad(definition, (0, 1, 2))(*arguments)
+  loss = token_loss(inputs, extras, chunk)
+  (found, _), gradients = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(
+    *arguments
+  )
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+  for x, y in zip(gradients, wanted, strict=True):
+    np.testing.assert_allclose(x, y, atol=2e-6)
+
+
+@pytest.mark.parametrize('chunk', [0, 4])
+def test_extras_leave_the_cross_entropy_what_it_is(inputs, chunk):
+  arguments = inputs['hidden'], inputs['kernel'], inputs['weights']
+  alone = token_loss(inputs, {}, 0)(*arguments)[1]['main']
+  extras = {'smoothing': 0.3, 'z': 0.5}
+  terms = token_loss(inputs, extras, chunk)(*arguments)[1]
+  np.testing.assert_allclose(terms['main'], alone, rtol=1e-5)
+  assert terms['main'][1] == terms['smoothing'][1] == terms['z'][1]
+  logits = inputs['hidden'] @ inputs['kernel']
+  log_z = jax.nn.logsumexp(logits, axis=-1)
+  expected = jnp.sum(log_z**2 * inputs['weights'])
+  np.testing.assert_allclose(terms['z'][0], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize('extras', EXTRAS[1:])
+def test_chunks_give_no_gradient_of_other_proportions(inputs, extras):
+  """It was taken before they were known; NaN stops the run at once."""
+  arguments = inputs['hidden'], inputs['kernel'], inputs['weights']
+
+  def gradient(factors):
+    def loss(*arguments):
+      terms = token_loss(inputs, extras, 4)(*arguments)[1]
+      return trained(terms, factors)
+
+    return jax.grad(loss)(*arguments)
+
+  assert jnp.all(jnp.isfinite(gradient(extras)))
+  twice = {name: 2 * factor for name, factor in extras.items()}
+  assert jnp.all(jnp.isnan(gradient(twice)))
+
+
+def test_smoothing_is_that_of_torch(inputs):
+  torch = pytest.importorskip('torch', reason='torch is not installed')
+  logits = np.array(inputs['hidden'] @ inputs['kernel']).reshape(-1, V)
+  targets = np.array(inputs['targets']).reshape(-1)
+  given = torch.tensor(logits, requires_grad=True)
+  reference = torch.nn.CrossEntropyLoss(label_smoothing=0.2)(
+    given, torch.tensor(targets, dtype=torch.int64)
+  )
+  reference.backward()
+
+  def loss(logits):
+    terms = losses.token_cross_entropy(
+      lambda x: x,
+      logits[None],
+      jnp.asarray(targets)[None],
+      jnp.ones((1, len(targets))),
+      name='main',
+      extras={'smoothing': 0.2},
+    )
+    return trained(terms, {'smoothing': 0.2})
+
+  value, gradient = jax.value_and_grad(loss)(jnp.asarray(logits))
+  np.testing.assert_allclose(value, reference.item(), rtol=1e-5)
+  np.testing.assert_allclose(gradient, given.grad.numpy(), atol=1e-7)
+
+
+def test_only_extras_with_a_factor_are_trained(config):
+  assert losses.extras(config) == {}
+  config.train.z_loss = 1e-4
+  assert losses.extras(config) == {'z': 1e-4}
+  config.train.label_smoothing = 0.1
+  assert losses.extras(config) == {'smoothing': 0.1, 'z': 1e-4}
 
 
 def test_chunk_that_does_not_divide_is_refused(inputs):
@@ -94,11 +191,13 @@ def test_chunk_that_does_not_divide_is_refused(inputs):
       inputs['hidden'],
       inputs['targets'],
       inputs['weights'],
+      name='main',
       chunk=5,
     )
 
 
-def test_chunks_need_a_third_of_the_plain_memory():
+@pytest.mark.parametrize('extras', [{}, {'smoothing': 0.1, 'z': 1e-4}])
+def test_chunks_need_a_third_of_the_plain_memory(extras):
   """Vocabulary 32,768, sequence 1,024, batch 8, width 384, by XLA's count."""
   shapes = (
     jax.ShapeDtypeStruct((8, 1024, 384), jnp.float32),
@@ -109,13 +208,16 @@ def test_chunks_need_a_third_of_the_plain_memory():
 
   def temporary(chunk):
     def loss(hidden, kernel, targets, weights):
-      return losses.token_cross_entropy(
+      terms = losses.token_cross_entropy(
         functools.partial(jnp.matmul, b=kernel),
         hidden,
         targets,
         weights,
+        name='main',
         chunk=chunk,
-      )[0]
+        extras=extras,
+      )
+      return trained(terms, extras)
 
     compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(*shapes).compile()
     return compiled.memory_analysis().temp_size_in_bytes
@@ -129,14 +231,15 @@ def test_bfloat16_gradients_are_scaled_in_float32(inputs):
   ones = jnp.ones((B, L))
 
   def loss(hidden, scale, chunk):
-    total, _ = losses.token_cross_entropy(
+    terms = losses.token_cross_entropy(
       lambda h: h @ inputs['kernel'].astype(jnp.bfloat16),
       hidden,
       inputs['targets'],
       ones,
+      name='main',
       chunk=chunk,
     )
-    return total * scale
+    return terms['main'][0] * scale
 
   gradient = jax.grad(loss)
   unscaled = gradient(hidden, 1.0, 4).astype(jnp.float32)

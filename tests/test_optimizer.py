@@ -1,9 +1,11 @@
-"""Schedules, decay rules, clipping."""
+"""Schedules, rules over parameters, each optimizer by its paper."""
 
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import optax
 import pytest
@@ -54,6 +56,57 @@ def test_cosine_is_half_way_at_half_time(config):
     learning_rate=1.0,
   )
   assert float(rate(50)) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize('warmup', [0, 1, 40])
+def test_inverse_sqrt_is_the_published_schedule(config, warmup):
+  """Vaswani et al. 2017, equation 3, scaled to the peak; it never ends."""
+  rate = schedule(
+    config,
+    schedule='inverse_sqrt',
+    warmup_steps=warmup,
+    schedule_steps=50,
+    final_fraction=0.5,
+    learning_rate=2.0,
+  )
+  w = max(1, warmup)
+  for n in (1, 2, 39, 40, 41, 50, 51, 10_000):
+    published = min(n**-0.5, n * w**-1.5) / w**-0.5
+    assert float(rate(n - 1)) == pytest.approx(2.0 * published, rel=1e-5)
+
+
+@pytest.mark.parametrize('warmup', [0, 10])
+def test_wsd_is_stable_and_then_falls(config, warmup):
+  """Hu et al. 2024, section 4.2, with the decay of Hägele et al. 2024."""
+  rate = schedule(
+    config,
+    schedule='wsd',
+    warmup_steps=warmup,
+    schedule_steps=100,
+    decay_fraction=0.25,
+    final_fraction=0.1,
+    learning_rate=2.0,
+  )
+  rates = [float(rate(i)) for i in range(101)]
+  assert rates[warmup:76] == [2.0] * (76 - warmup)
+  for i in (76, 80, 99):
+    expected = 2.0 * (0.1 + 0.9 * (1 - math.sqrt((i - 75) / 25)))
+    assert rates[i] == pytest.approx(expected, rel=1e-5)
+  assert rates[100] == pytest.approx(0.2)
+  assert float(rate(10_000)) == pytest.approx(0.2)
+
+
+def test_the_decay_of_wsd_is_a_step_at_least(config):
+  rate = schedule(
+    config,
+    schedule='wsd',
+    warmup_steps=0,
+    schedule_steps=10,
+    decay_fraction=0.0,
+    learning_rate=1.0,
+  )
+  assert float(rate(9)) == 1.0
+  assert float(rate(10)) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize('shape', ['layernorm', 'rmsnorm'])
@@ -115,27 +168,217 @@ def test_clipping_bounds_the_global_norm(config):
   np.testing.assert_allclose(free, [1 - 30, -2 - 40], rtol=1e-6)
 
 
-def test_adamw_is_the_published_update(config):
-  """Loshchilov and Hutter 2019, algorithm 2, by hand."""
-  rate, decay, b1, b2, epsilon = 0.1, 0.2, 0.9, 0.95, 1e-8
-  gradient = np.array([0.3, -0.1])
+# Two entries, so that a mean over them would show.
+GRADIENT, START = np.array([0.3, -0.1]), np.array([1.0, -2.0])
+RATE = 0.1
+
+
+def _sgd_by_hand(x, m, v, t, *, momentum, weight_decay):
+  m = momentum * m + GRADIENT + weight_decay * x
+  return x - RATE * m, m, v
+
+
+def _rmsprop_by_hand(x, m, v, t, *, b2, epsilon, momentum, weight_decay):
+  gradient = GRADIENT + weight_decay * x
+  v = b2 * v + (1 - b2) * gradient**2
+  m = momentum * m + gradient / (np.sqrt(v) + epsilon)
+  return x - RATE * m, m, v
+
+
+def _adam_by_hand(x, m, v, t, *, b1, b2, epsilon, weight_decay):
+  gradient = GRADIENT + weight_decay * x
+  m = b1 * m + (1 - b1) * gradient
+  v = b2 * v + (1 - b2) * gradient**2
+  step = (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + epsilon)
+  return x - RATE * step, m, v
+
+
+def _adamw_by_hand(x, m, v, t, *, weight_decay, **settings):
+  new, m, v = _adam_by_hand(x, m, v, t, weight_decay=0.0, **settings)
+  return new - RATE * weight_decay * x, m, v
+
+
+def _lion_by_hand(x, m, v, t, *, b1, b2, weight_decay):
+  step = np.sign(b1 * m + (1 - b1) * GRADIENT)
+  m = b2 * m + (1 - b2) * GRADIENT
+  return x - RATE * (step + weight_decay * x), m, v
+
+
+BY_HAND = {
+  'sgd': _sgd_by_hand,
+  'rmsprop': _rmsprop_by_hand,
+  'adam': _adam_by_hand,
+  'adamw': _adamw_by_hand,
+  'lion': _lion_by_hand,
+}
+
+
+@pytest.mark.parametrize('name', BY_HAND)
+def test_elementwise_optimizers_are_the_published_ones(config, name):
+  settings = {
+    **dict.fromkeys(optimizer.DEFAULTS[name], 0.8),
+    'weight_decay': 0.2,
+  }
+  if 'epsilon' in settings:
+    settings['epsilon'] = 0.05
   found = quadratic_steps(
     config,
-    {'a': {'kernel': jnp.asarray(gradient, jnp.float32)}},
-    name='adamw',
-    learning_rate=rate,
-    weight_decay=decay,
-    b1=b1,
-    b2=b2,
-    epsilon=epsilon,
+    {'a': {'kernel': jnp.asarray(GRADIENT, jnp.float32)}},
+    name=name,
+    learning_rate=RATE,
     schedule='constant',
     warmup_steps=0,
     clip_norm=0.0,
+    **settings,
   )
-  x, m, v = np.array([1.0, -2.0]), np.zeros(2), np.zeros(2)
+  x, m, v = START, np.zeros(2), np.zeros(2)
   for t in (1, 2, 3):
-    m = b1 * m + (1 - b1) * gradient
-    v = b2 * v + (1 - b2) * gradient**2
-    step = (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + epsilon)
-    x = x - rate * (step + decay * x)
+    x, m, v = BY_HAND[name](x, m, v, t, **settings)
   np.testing.assert_allclose(found, x, rtol=1e-5)
+
+
+def _full_config(config, name):
+  """Every kind of parameter: biases, positions, a readout of its own."""
+  config.optimizer.name = name
+  config.optimizer.schedule = 'constant'
+  config.optimizer.warmup_steps = 0
+  config.optimizer.clip_norm = 0.0
+  config.optimizer.learning_rate = RATE
+  config.optimizer.weight_decay = 0.2
+  config.model.norm = 'layernorm'
+  config.model.bias = True
+  config.model.position = 'learned'
+  config.model.tie_embeddings = False
+  # No square attention matrix: sides must not be exchanged unseen.
+  config.model.num_kv_heads = 2
+  return config_lib.resolve(config)
+
+
+def _random(shapes, seed):
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(
+    lambda x: rng.standard_normal(x.shape).astype(np.float32), shapes
+  )
+
+
+def _steps(config, count=2):
+  """Parameter -> (at first, its gradients, after `count` steps)."""
+  model = models.make(config, 'causal')
+  shapes = jax.eval_shape(model.init, jax.random.PRNGKey(0))
+  transform = optimizer.make(config)
+  first = params = _random(shapes, 0)
+  gradients = [_random(shapes, 1 + i) for i in range(count)]
+  state = transform.init(params)
+  update = jax.jit(transform.update)
+  for gradient in gradients:
+    updates, state = update(gradient, state, params)
+    params = optax.apply_updates(params, updates)
+  named = [
+    rules.path_name(path)
+    for path, _ in jax.tree_util.tree_leaves_with_path(params)
+  ]
+  columns = [jax.tree.leaves(tree) for tree in (first, *gradients, params)]
+  return {
+    name: (before, given, np.asarray(after))
+    for name, before, *given, after in zip(named, *columns, strict=True)
+  }
+
+
+def _layers(name, x):
+  """The matrices and vectors that a parameter holds, one by one."""
+  for layer in x if '/layers/' in name else [x]:
+    if name.endswith('bias') or 'norm/' in name:
+      yield layer.reshape(-1)
+    elif name.endswith('out/kernel'):
+      yield layer.reshape(-1, layer.shape[-1])
+    else:
+      yield layer.reshape(layer.shape[0], -1)
+
+
+def _orthogonal(x):
+  """Five steps of Newton and Schulz on a matrix (Jordan et al. 2024)."""
+  x = x / np.linalg.norm(x)
+  tall = x.shape[0] > x.shape[1]
+  x = x.T if tall else x
+  for _ in range(5):
+    a = x @ x.T
+    x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+  return x.T if tall else x
+
+
+def _muon_by_hand(x, gradients, *, beta, decay):
+  """Nesterov momentum with the bias divided out, as optax has it."""
+  m = 0.0
+  for t, gradient in enumerate(gradients, 1):
+    m = beta * m + (1 - beta) * gradient
+    ahead = beta * m / (1 - beta ** (t + 1))
+    ahead = ahead + (1 - beta) * gradient / (1 - beta**t)
+    step = 0.2 * np.sqrt(max(x.shape)) * _orthogonal(ahead)
+    x = x - RATE * (step + decay * x)
+  return x
+
+
+def test_muon_makes_each_matrix_of_each_layer_orthogonal(config):
+  config = _full_config(config, 'muon')
+  found = _steps(config)
+  config = ml_collections.ConfigDict(config)
+  config.optimizer.name = 'adamw'
+  adamw = _steps(config)
+  for name, (before, gradients, after) in found.items():
+    if not name.endswith('/kernel'):
+      assert not name.endswith('kernel') or 'readout' in name
+      np.testing.assert_array_equal(after, adamw[name][2], name)
+      continue
+    parts = zip(
+      *(_layers(name, x) for x in (before, *gradients, after)), strict=True
+    )
+    count = 0
+    for x, *given, y in parts:
+      expected = _muon_by_hand(x, given, beta=0.95, decay=0.2)
+      np.testing.assert_allclose(y, expected, atol=2e-4, err_msg=name)
+      count += 1
+    assert count == config.model.num_layers
+
+
+def _adafactor_by_hand(x, gradients, *, decay, epsilon=1e-30):
+  """Shazeer and Stern 2018, algorithms 4 and 5, with a decay of adamw's."""
+  rows = columns = 0.0
+  for t, gradient in enumerate(gradients, 1):
+    b2 = 1 - t**-0.8
+    square = gradient**2 + epsilon
+    rows = b2 * rows + (1 - b2) * square.mean(-1, keepdims=True)
+    if x.ndim == 2:
+      columns = b2 * columns + (1 - b2) * square.mean(0, keepdims=True)
+      mean = rows * columns / rows.mean()
+    else:
+      columns = b2 * columns + (1 - b2) * square
+      mean = columns
+    step = gradient / np.sqrt(mean)
+    step = step / max(1.0, np.sqrt(np.mean(step**2)))
+    size = max(1e-3, np.sqrt(np.mean(x**2)))
+    x = x - RATE * (size * step + decay * x)
+  return x
+
+
+def test_adafactor_is_the_published_update_of_each_matrix(config):
+  config = _full_config(config, 'adafactor')
+  for name, (before, gradients, after) in _steps(config).items():
+    decay = 0.2 if rules.match(optimizer.DECAY, name) else 0.0
+    for x, *given, y in zip(
+      *(_layers(name, x) for x in (before, *gradients, after)), strict=True
+    ):
+      expected = _adafactor_by_hand(x, given, decay=decay)
+      np.testing.assert_allclose(y, expected, atol=1e-5, err_msg=name)
+
+
+def test_adafactor_keeps_a_row_and_a_column_of_each_matrix(config):
+  config = _full_config(config, 'adafactor')
+  model = models.make(config, 'causal')
+  params = jax.eval_shape(model.init, jax.random.PRNGKey(0))
+  slots = jax.eval_shape(optimizer.make(config).init, params)
+  matrices = sum(
+    x.size
+    for path, x in jax.tree_util.tree_leaves_with_path(params)
+    if rules.match(optimizer.DECAY, rules.path_name(path))
+  )
+  assert sum(x.size for x in jax.tree.leaves(slots)) < matrices / 5

@@ -3,6 +3,7 @@
 import jax
 import ml_collections
 import numpy as np
+import optax
 import pytest
 
 from lm import (
@@ -152,7 +153,7 @@ def test_every_mesh_trains_the_same(
       assert shards == [tuple(part)] * 8
 
 
-@pytest.mark.parametrize('optimizer_name', ['adamw', 'sgd'])
+@pytest.mark.parametrize('optimizer_name', optimizer.OPTIMIZERS)
 @pytest.mark.parametrize(
   'model',
   [
@@ -173,12 +174,66 @@ def test_every_array_has_a_place(config, optimizer_name, model):
   config = config_lib.resolve(config)
   model = models.make(config, objectives.make(config).attention)
   mesh = sharding.make_mesh(config)
-  state = step.abstract_state(model, optimizer.make(config), mesh)
+  state = step.abstract_state(model, optimizer.make(config), mesh, average=True)
   for name, leaf in _named(state).items():
     # Raises where a part would not be whole.
     leaf.sharding.shard_shape(leaf.shape)
-    large = leaf.size > 4 * config.model.mlp_width
+    # Vectors of a layer and of the vocabulary may be on every device.
+    large = leaf.size > max(4 * config.model.mlp_width, config.data.vocab_size)
     assert leaf.sharding.is_fully_replicated <= (not large), name
+
+
+@pytest.mark.parametrize('name', optimizer.OPTIMIZERS)
+def test_every_optimizer_steps_the_same_on_a_mesh(config, name):
+  """On given gradients: where a model's are near 0, their sign is rounding."""
+  config.optimizer.name = name
+  config.optimizer.learning_rate = 0.1
+  config = ml_collections.ConfigDict(config_lib.resolve(config))
+  model = models.make(config, objectives.make(config).attention)
+  transform = optimizer.make(config)
+
+  def update(params, slots, gradients):
+    updates, slots = transform.update(gradients, slots, params)
+    return optax.apply_updates(params, updates), slots
+
+  def run(shape, devices):
+    """Parameters before and after three steps, and the slots."""
+    config.mesh.update(shape)
+    abstract = step.abstract_state(
+      model, transform, sharding.make_mesh(config, devices)
+    )
+    rng = np.random.default_rng(0)
+    before, *gradients = (
+      jax.tree.map(
+        lambda x: jax.device_put(
+          rng.standard_normal(x.shape, np.float32), x.sharding
+        ),
+        abstract.params,
+      )
+      for _ in range(4)
+    )
+    places = jax.tree.map(
+      lambda x: x.sharding, (abstract.params, abstract.opt_state)
+    )
+    params, slots = (
+      before,
+      jax.jit(transform.init, out_shardings=places[1])(before),
+    )
+    compiled = jax.jit(update, out_shardings=places)
+    for gradient in gradients:
+      params, slots = compiled(params, slots, gradient)
+    return before, params, slots
+
+  before, params, slots = run(
+    dict.fromkeys(MESHES['all'], 1), jax.devices()[:1]
+  )
+  for x, y in zip(*map(jax.tree.leaves, (before, params)), strict=True):
+    assert np.abs(np.asarray(y) - x).max() > 1e-3
+  split = run(MESHES['all'], jax.devices())
+  for x, y in zip(
+    *map(jax.tree.leaves, (split, (before, params, slots))), strict=True
+  ):
+    np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
 
 
 def test_an_array_without_a_rule_is_an_error(open_config):

@@ -112,6 +112,38 @@ def test_microbatches_change_nothing(setup, blank):
     _assert_same(setup.gradient(batch, microbatches=microbatches), whole)
 
 
+def test_microbatches_change_no_extra_term(config):
+  config.train.label_smoothing = 0.1
+  config.train.z_loss = 0.01
+  config.train.loss_chunk = 8
+  setup = Setup(config)
+  batch = _batch(_rows(setup.objective, LENGTHS))
+  whole = setup.gradient(batch)
+  assert list(whole[0]['terms']) == ['causal', 'smoothing', 'z']
+  _assert_same(setup.gradient(batch, microbatches=4), whole)
+
+
+def test_extra_terms_are_trained_and_not_evaluated(config):
+  plain = Setup(config)
+  config.train.label_smoothing = 0.5
+  config.train.z_loss = 1.0
+  extra = Setup(config)
+  batch = _batch(_rows(plain.objective, LENGTHS))
+  values, others = plain.gradient(batch)[0], extra.gradient(batch)[0]
+  # The cross-entropy stays the true one; what is trained does not.
+  np.testing.assert_allclose(
+    others['terms']['causal'][0], values['terms']['causal'][0], rtol=1e-6
+  )
+  assert others['gradient_norm'] > 1.1 * values['gradient_norm']
+  evaluate = jax.jit(step.make_evaluate_step(extra.objective, extra.model))
+  terms = jax.device_get(evaluate(extra.state().params, batch))
+  assert list(terms) == ['causal']
+  losses = metrics.term_losses(terms, extra.objective.coefficients)
+  assert losses['loss'] == losses['loss/causal']
+  total, weight = values['terms']['causal']
+  np.testing.assert_allclose(losses['loss'], total / weight, rtol=1e-6)
+
+
 def test_padding_rows_change_nothing(setup):
   rows = _rows(setup.objective, LENGTHS)
   padded = [row for pair in zip(rows, [[]] * 8, strict=True) for row in pair]

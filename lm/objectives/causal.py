@@ -11,12 +11,13 @@ from lm.objectives import base
 
 def make(config) -> base.Objective:
   """The objective for rows of `data.sequence_length` positions."""
+  extras = losses.extras(config)
   return base.Objective(
     raw_length=config.data.sequence_length,
     size=lambda n, rng: n,
     corrupt=corrupt,
-    loss=functools.partial(_loss, chunk=config.train.loss_chunk),
-    coefficients={'causal': 1.0},
+    loss=functools.partial(_loss, chunk=config.train.loss_chunk, extras=extras),
+    coefficients={'causal': 1.0, **extras},
     attention='causal',
     scorer='exact',
   )
@@ -41,14 +42,14 @@ def corrupt(record: base.Record, rng: np.random.Generator) -> types.Example:
   )
 
 
-def _loss(model, params, batch, key, train, *, chunk) -> losses.Terms:
+def _loss(model, params, batch, key, train, *, chunk, extras) -> losses.Terms:
   hidden_BxLxD = model.hidden(params, batch, key=key, train=train)
-  return {
-    'causal': losses.token_cross_entropy(
-      functools.partial(model.logits, params),
-      hidden_BxLxD,
-      batch.targets_BxL,
-      batch.weights_BxL,
-      chunk=chunk,
-    )
-  }
+  return losses.token_cross_entropy(
+    functools.partial(model.logits, params),
+    hidden_BxLxD,
+    batch.targets_BxL,
+    batch.weights_BxL,
+    name='causal',
+    chunk=chunk,
+    extras=extras if train else None,
+  )

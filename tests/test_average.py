@@ -1,0 +1,149 @@
+"""Averaged weights: their formula, who uses them, and that they come back."""
+
+import pathlib
+import shutil
+
+import jax
+import ml_collections
+import numpy as np
+import optax
+import pytest
+
+from lm import (
+  checkpoint,
+  config as config_lib,
+  evaluate,
+  metrics,
+  models,
+  objectives,
+  optimizer,
+  sharding,
+  step,
+  train,
+  trained,
+)
+from lm.data import packing, prepare
+
+STEPS = 6
+
+
+@pytest.fixture
+def config(config) -> ml_collections.ConfigDict:
+  config.model.num_layers = 1
+  config.model.dropout = 0.1
+  config.train.steps = STEPS
+  config.train.log_every = 1
+  config.train.evaluate_every = 3
+  config.train.checkpoint_every = 3
+  # Above the warmup of the decay only from its tenth step on: both are used.
+  config.train.ema = 0.3
+  config.optimizer.learning_rate = 0.03
+  config.generate.samples = 0
+  return config
+
+
+def _state(workdir: pathlib.Path) -> step.TrainState:
+  """The latest state of a run, on this process's devices."""
+  config = config_lib.resolve(
+    ml_collections.ConfigDict(config_lib.load(workdir))
+  )
+  model = models.make(config, objectives.make(config).attention)
+  abstract = step.abstract_state(
+    model,
+    optimizer.make(config),
+    sharding.make_mesh(config),
+    average=True,
+  )
+  checkpoints = checkpoint.Checkpoints(workdir)
+  try:
+    return checkpoints.restore_latest(abstract)[0]
+  finally:
+    checkpoints.close()
+
+
+def _lines(workdir: pathlib.Path):
+  exempt = ('seconds', 'tokens_per_second')
+  return [
+    {k: v for k, v in line.items() if k not in exempt}
+    for line in metrics.read(workdir)
+  ]
+
+
+def test_an_average_follows_its_formula(config):
+  """By hand, from the parameters after each step."""
+  config = config_lib.resolve(config)
+  objective = objectives.make(config)
+  model = models.make(config, objective.attention)
+  transform = optax.sgd(1.0)
+  ids = np.random.default_rng(0).integers(270, 520, 32)
+  example = objective.corrupt(objectives.base.Record(ids, ids), None)
+  batch = packing.stack([packing.pack([example], 32)])
+  compiled = jax.jit(
+    step.make_train_step(
+      objective,
+      model,
+      transform,
+      optax.constant_schedule(1.0),
+      microbatches=1,
+      ema=config.train.ema,
+    )
+  )
+  state = jax.jit(lambda: step.init_state(model, transform, 0, average=True))()
+  expected = jax.device_get(jax.tree.leaves(state.params))
+  for decay in (0.1, 2 / 11, 3 / 12, 0.3, 0.3, 0.3):
+    state, _ = compiled(state, batch)
+    params = jax.device_get(jax.tree.leaves(state.params))
+    expected = [
+      decay * old + (1 - decay) * new
+      for old, new in zip(expected, params, strict=True)
+    ]
+    assert state.evaluated is state.average
+    for x, y in zip(jax.tree.leaves(state.average), expected, strict=True):
+      np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
+
+
+def test_without_an_average_the_parameters_are_evaluated(config):
+  model = models.make(config_lib.resolve(config), 'causal')
+  state = jax.jit(lambda: step.init_state(model, optax.sgd(1.0), 0))()
+  assert state.average == {}
+  assert state.evaluated is state.params
+
+
+def test_a_run_evaluates_its_average_and_resumes_it(config, tmp_path):
+  workdir, other = tmp_path / 'run', tmp_path / 'stopped'
+  train.run(config, workdir, command='')
+  state = _state(workdir)
+  assert int(state.step) == STEPS
+
+  # Stopped after its first checkpoint, and continued.
+  shutil.copytree(workdir, other)
+  shutil.rmtree(other / 'checkpoints' / str(STEPS))
+  written = (other / 'metrics.jsonl').read_bytes().splitlines(keepends=True)
+  assert b'"final"' in written[-1]
+  (other / 'metrics.jsonl').write_bytes(b''.join(written[:-1]))
+  train.run(config, other, command='')
+  again = _state(other)
+  for x, y in zip(*map(jax.tree.leaves, (again, state)), strict=True):
+    assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+  assert jax.tree.structure(again) == jax.tree.structure(state)
+  assert _lines(other) == _lines(workdir)
+
+  # The loss on validation is that of the average, and so is what is loaded.
+  run = trained.load(workdir, {})
+  for x, y in zip(
+    *map(jax.tree.leaves, (run.params, state.average)), strict=True
+  ):
+    np.testing.assert_array_equal(x, y)
+  validation = evaluate.Validation(
+    prepare.load(pathlib.Path(config.data.directory)).held_out('validation'),
+    run.objective,
+    run.model,
+    run.mesh,
+    run.config,
+  )
+  written = [x for x in _lines(workdir) if x['split'] == 'validation'][-1]
+  assert validation(state.average)['loss'] == pytest.approx(written['loss'])
+  assert abs(validation(state.params)['loss'] - written['loss']) > 1e-3
+  figures = evaluate.score(run, workdir / 'held_out')
+  final = _lines(workdir)[-1]
+  assert figures['bits_per_byte'] == pytest.approx(final['bits_per_byte'])
