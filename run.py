@@ -2,13 +2,14 @@
 
 python run.py                                  the quick start
 python run.py --config=experiments/NAME.py[:variant] --workdir=DIR
-    [--mode=train|evaluate|generate|prepare] [--config.field=value ...]
+    [--mode=MODE] [--config.field=value ...]
 
 Modes:
-  train     prepare the data, train or go on training, evaluate, report
-  evaluate  a run folder to figures
-  generate  a run folder and --prompt, or prompts on stdin, to text
-  prepare   only the data
+  train      prepare the data, train or go on training, evaluate, report
+  evaluate   a run folder to figures
+  generate   a run folder and --prompt, or prompts on stdin, to text
+  prepare    only the data
+  benchmark  time the config's train step, input and decoding; JSON at the end
 """
 
 import difflib
@@ -18,7 +19,10 @@ import pathlib
 import re
 import shlex
 import sys
+import time
 from collections.abc import Iterator, Sequence
+
+_BEGAN = time.monotonic()  # Before what takes long to import.
 
 from lm import memory
 
@@ -30,7 +34,7 @@ from ml_collections import config_flags
 
 from experiments import base
 from lm import config as config_lib
-from lm import errors, evaluate, generate, stopping, train
+from lm import benchmark, errors, evaluate, generate, stopping, train
 from lm.data import prepare
 
 # A path of the user's that is not as it should be, wherever it is met.
@@ -60,7 +64,7 @@ _PROMPT = flags.DEFINE_string(
 
 
 def _train(workdir: pathlib.Path):
-  train.run(_CONFIG.value, workdir, _command())
+  train.run(_CONFIG.value, workdir, _command(), process_began=_BEGAN)
 
 
 def _evaluate(workdir: pathlib.Path):
@@ -105,11 +109,17 @@ def _prepare(workdir: pathlib.Path):
   print(prepare.describe(prepare.prepare(config.data, report=print)))
 
 
+def _benchmark(workdir: pathlib.Path):
+  del workdir
+  benchmark.run(_CONFIG.value)
+
+
 MODES = {
   'train': _train,
   'evaluate': _evaluate,
   'generate': _generate,
   'prepare': _prepare,
+  'benchmark': _benchmark,
 }
 
 

@@ -129,7 +129,7 @@ def get_config() -> config_dict.ConfigDict:
   optimizer.schedule = 'cosine'
   # None: a tenth of schedule_steps.
   optimizer.warmup_steps = placeholder(int)
-  # Where the schedule ends; None: train.steps at first start. A run continued
+  # Where the schedule ends; None: the budget at first start. A run continued
   # past it keeps the final rate; inverse_sqrt has no end.
   optimizer.schedule_steps = placeholder(int)
   # Final learning rate, a share of learning_rate.
@@ -152,8 +152,21 @@ def get_config() -> config_dict.ConfigDict:
   optimizer.clip_norm = 1.0
 
   train = config.train = config_dict.ConfigDict()
-  # The budget.
-  train.steps = 1000
+  # The budget: of those given the first that is reached ends the run, and in
+  # config.json train.steps is the number that they come to. All None: 1000
+  # steps. See lm/budget.py.
+  train.steps = placeholder(int)
+  # Positions, padding included.
+  train.tokens = placeholder(int)
+  # Of the matrix products that the model needs, see lm/flops.py.
+  train.flops = placeholder(float)
+  # Of training steps, without compiling, evaluation and checkpoints.
+  train.seconds = placeholder(float)
+  # Of one step, which turns train.seconds into steps; None: measured when the
+  # run starts and kept.
+  train.step_seconds = placeholder(float)
+  # So many steps, after some to warm up, go into WORKDIR/profile; 0: none.
+  train.profile = 0
   # A step accumulates its gradient over so many parts of the batch.
   train.microbatches = 1
   # Positions whose logits exist at a time, dividing sequence_length; 0: all.

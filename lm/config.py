@@ -12,7 +12,15 @@ import jax
 import ml_collections
 
 from experiments import base
-from lm import errors, files, models, objectives, optimizer, sharding
+from lm import (
+  budget,
+  errors,
+  files,
+  models,
+  objectives,
+  optimizer,
+  sharding,
+)
 from lm.data import documents, sources, streams, tokenizer
 from lm.models import attention, transformer
 
@@ -22,6 +30,11 @@ DTYPES = ('float32', 'bfloat16')
 # What may differ when a run is continued, by field or by section.
 _MAY_CHANGE = (
   'train.steps',
+  'train.tokens',
+  'train.flops',
+  'train.seconds',
+  'train.step_seconds',
+  'train.profile',
   'train.log_every',
   'train.evaluate_every',
   'train.checkpoint_every',
@@ -57,6 +70,9 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 # Choices that may be left at None: made where the devices are known.
 _OPEN_CHOICES = ('model.attention',)
 
+# Fields for which None is an answer: no limit, or as many as there are.
+_MAY_BE_NONE = (*budget.FIELDS, 'data.processes')
+
 # Field -> (least, most) value; finite, where most is None.
 _BOUNDS: dict[str, tuple[float, float | None]] = {
   'seed': (0, 2**32 - 1),
@@ -85,6 +101,11 @@ _BOUNDS: dict[str, tuple[float, float | None]] = {
   'optimizer.learning_rate': (0, None),
   'optimizer.warmup_steps': (0, None),
   'train.steps': (1, None),  # before the field that it is the default of
+  'train.tokens': (1, None),
+  'train.flops': (1, None),
+  'train.seconds': (1e-3, None),
+  'train.step_seconds': (1e-9, None),
+  'train.profile': (0, None),
   'optimizer.schedule_steps': (1, None),
   'optimizer.final_fraction': (0, 1),
   'optimizer.decay_fraction': (0, 1),
@@ -146,7 +167,9 @@ _DEFAULTS: dict[str, Callable[[Any], Any]] = {
   'model.mlp_width': _mlp_width,
   # XLA runs a scan slower than unrolled layers on CPU.
   'model.scan_layers': lambda config: jax.default_backend() != 'cpu',
-  'optimizer.schedule_steps': lambda config: config.train.steps,
+  # Measured when a run starts and then kept, see `budget.py`.
+  'train.step_seconds': lambda config: None,
+  'optimizer.schedule_steps': budget.steps,
   'optimizer.warmup_steps': lambda c: c.optimizer.schedule_steps // 10,
   **{
     f'optimizer.{field}': _optimizer_default(field)
@@ -174,6 +197,7 @@ def resolve(
   _check_choices(config)
   config.data.sources = sources.check_mixture(config.data.sources)
   _check_optimizer_reads(config)
+  _check_bounds(config)
   old = flatten(stored) if stored else {}
   for field, default in _DEFAULTS.items():
     if _get(config, field) is None:
@@ -182,6 +206,8 @@ def resolve(
         value = default(config)
       section, _, name = field.rpartition('.')
       _get(config, section)[name] = value
+  # In place of several budgets, the one number that they come to.
+  config.train.steps = budget.steps(config)
   _check_bounds(config)
   _check_shapes(config)
   if stored:
@@ -302,10 +328,10 @@ def _check_optimizer_reads(config):
 def _check_bounds(config):
   for field, (least, most) in _BOUNDS.items():
     value = _get(config, field)
-    if value is None:  # not read, or as many as there are
+    if value is None and (field in _DEFAULTS or field in _MAY_BE_NONE):
       continue
     # NaN is neither less nor more, and infinity is no JSON.
-    fits = math.isfinite(value) and value >= least
+    fits = value is not None and math.isfinite(value) and value >= least
     if not fits or (most is not None and value > most):
       allowed = f'at least {least}' if most is None else f'{least} to {most}'
       raise errors.UserError(f'{field}={value} is out of range: give {allowed}')

@@ -4,12 +4,14 @@ import json
 import logging
 import os
 import pathlib
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import tensorboardX
 
-from lm import files
+from lm import files, flops as flops_lib
 
 
 class Writer:
@@ -75,7 +77,10 @@ class Accumulator:
   Python floats are written to JSON and read back without loss.
   """
 
-  COUNTERS = ('tokens', 'positions', 'loss_tokens', 'text_loss_tokens')
+  COUNTERS = (
+    *('tokens', 'positions', 'loss_tokens', 'text_loss_tokens'),
+    'flops',
+  )
 
   def __init__(self, state: Mapping[str, Any] | None = None):
     state = state or {}
@@ -86,13 +91,14 @@ class Accumulator:
       name: state.get('counters', {}).get(name, 0) for name in self.COUNTERS
     }
 
-  def add(self, metrics: Mapping[str, Any], positions: int):
-    """Adds a step's metrics, already on the host."""
+  def add(self, metrics: Mapping[str, Any], positions: int, flops: int):
+    """Adds a step's metrics, already on the host, and its model FLOPs."""
     for name, (total, weight) in metrics['terms'].items():
       pair = self._terms.setdefault(name, [0.0, 0.0])
       pair[0] += float(total)
       pair[1] += float(weight)
     self.counters['positions'] += positions
+    self.counters['flops'] += flops
     for name in ('tokens', 'loss_tokens', 'text_loss_tokens'):
       self.counters[name] += int(metrics[name])
 
@@ -107,6 +113,39 @@ class Accumulator:
     return {
       'terms': {name: list(pair) for name, pair in self._terms.items()},
       'counters': dict(self.counters),
+    }
+
+
+class Speed:
+  """How fast steps go, from one `restart` or `lap` to the next `lap`."""
+
+  def __init__(
+    self,
+    step: int,
+    *,
+    positions: int,
+    flops: int,
+    devices: Sequence[jax.Device],
+  ):
+    """After step `step`; positions and model FLOPs are those of a step."""
+    self._positions, self._flops = positions, flops
+    self._devices = devices
+    self.restart(step)
+
+  def restart(self, step: int):
+    """Leaves out the time up to now, in which no step was made."""
+    self._then, self._step = time.monotonic(), step
+
+  def lap(self, step: int) -> dict[str, float | None]:
+    """`tokens_per_second` and, where the peak is known, utilisation."""
+    then, before = self._then, self._step
+    self.restart(step)
+    rate = (step - before) / (self._then - then)
+    return {
+      'tokens_per_second': rate * self._positions,
+      'model_flops_utilization': flops_lib.utilization(
+        rate * self._flops, self._devices
+      ),
     }
 
 

@@ -13,21 +13,25 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 
 from lm import (
   baselines,
+  budget,
   checkpoint,
   config as config_lib,
   console,
   errors,
   evaluate,
   files,
+  flops,
   generate,
   metrics,
   models,
   objectives,
-  optimizer,
+  profiling,
+  program,
   provenance,
   run_folder,
   sharding,
@@ -35,23 +39,32 @@ from lm import (
   stopping,
   trained,
 )
-from lm.data import packing, pipeline, prepare
+from lm.data import packing, prepare
 from lm.report import page
 
 
-def run(config, workdir: pathlib.Path, command: str):
+def run(
+  config,
+  workdir: pathlib.Path,
+  command: str,
+  *,
+  process_began: float | None = None,
+):
   """Trains, or goes on training, in a run folder until the budget is met.
 
   Args:
     config: a ConfigDict of `experiments/`, with overrides, not yet resolved.
     command: how to start this run again, for messages and provenance.
+    process_began: when the process did, by `time.monotonic`; None: now.
 
   Raises:
     UserError: a mistake in the config or the data, or a loss not finite.
     stopping.Interrupted: after SIGTERM or Ctrl-C; the state has been saved.
   """
+  if process_began is None:
+    process_began = time.monotonic()
   with run_folder.locked(workdir), stopping.on_sigterm(command):
-    _Run(config, workdir, command).go()
+    _Run(config, workdir, command, process_began).go()
 
 
 @dataclasses.dataclass
@@ -68,14 +81,23 @@ class _Position:
 class _Run:
   """One start of a run; the attributes are what its phases share."""
 
-  def __init__(self, config, workdir: pathlib.Path, command: str):
+  def __init__(
+    self, config, workdir: pathlib.Path, command: str, process_began: float
+  ):
     self.workdir, self.command = workdir, command
+    self.process_began = process_began
+    # Of this start: None before its first step, empty once it has been logged.
+    self.first_step: dict[str, float] | None = None
     self.checkpoints = None
-    stored = self._stored_config()
-    self.config = config_lib.resolve(config, stored)
+    self.stored = self._stored_config()
+    self.resumed = self.stored is not None
+    self._resolve(config)
     config_lib.check_training(self.config)
+
+  def _resolve(self, config):
+    self.given = config
+    self.config = config_lib.resolve(config, self.stored)
     self.steps = self.config.train.steps
-    self.resumed = stored is not None
 
   def go(self):
     """All phases, in order."""
@@ -88,6 +110,14 @@ class _Run:
     self.model = models.make(self.config, self.objective.attention)
     self.rows = self._make_rows()
     self.mesh = sharding.make_mesh(self.config)
+    self._make_program()
+    if not budget.is_measured(self.config):
+      self._measure_budget()
+      if self._is_finished():
+        self._say_finished()
+        return
+    if text := budget.describe(self.config):
+      print(text)
     self.baselines = None
     if self.config.evaluate.baselines:
       self.baselines = baselines.Task(self.prepared)
@@ -142,13 +172,14 @@ class _Run:
 
   def _say_finished(self):
     final = metrics.read(self.workdir)[-1]
+    more = budget.flags_to_go_on(self.config, self.given, final['step'])
     print(
       f'{self.workdir} is finished: {final["step"]} steps, '
       f'{final["bits_per_byte"]:.3f} bits per byte on the test documents.\n'
       f'  read    {self.workdir / "report.html"}\n'
       f'  sample  python run.py --workdir={self.workdir} --mode=generate '
       '--prompt="..."\n'
-      f'  go on   {self.command} --config.train.steps={2 * final["step"]}\n'
+      f'  go on   {self.command} {more}\n'
       '  anew    the same command with another --workdir'
     )
 
@@ -187,6 +218,23 @@ class _Run:
       )
     return rows
 
+  def _make_program(self):
+    self.program = program.make(
+      self.config, self.objective, self.model, self.mesh
+    )
+    data = self.config.data
+    self.of_a_step = {
+      'positions': data.batch_size * data.sequence_length,
+      'flops': flops.train_step(self.config),
+    }
+
+  def _measure_budget(self):
+    """Turns train.seconds into steps, which the schedule is then made for."""
+    config = ml_collections.ConfigDict(self.given.to_dict())
+    config.train.step_seconds = program.step_seconds(self.program, self.rows)
+    self._resolve(config)
+    self._make_program()
+
   def _write_folder(self):
     """config.json, provenance.json, tokenizer/ and held_out/."""
     config_lib.save(self.config, self.workdir)
@@ -205,20 +253,9 @@ class _Run:
       run_folder.copy_folder(self.prepared.directory / name, target)
 
   def _restore_or_start(self) -> tuple[step.TrainState, _Position]:
-    self.transform = optimizer.make(self.config)
-    average = self.config.train.ema > 0
-    self.abstract = step.abstract_state(
-      self.model, self.transform, self.mesh, average=average
-    )
-    restored = self.checkpoints.restore_latest(self.abstract)
+    restored = self.checkpoints.restore_latest(self.program.abstract)
     if restored is None:
-      init = jax.jit(
-        lambda: step.init_state(
-          self.model, self.transform, self.config.seed, average=average
-        ),
-        out_shardings=jax.tree.map(lambda x: x.sharding, self.abstract),
-      )
-      return init(), _Position(metrics.Accumulator())
+      return self.program.init(), _Position(metrics.Accumulator())
     state, progress = restored
     print(f'{self.workdir}: going on after step {int(state.step)}')
     return state, _Position(
@@ -232,29 +269,28 @@ class _Run:
   # The loop.
 
   def _loop(self, state: step.TrainState) -> step.TrainState:
-    cfg, data = self.config.train, self.config.data
-    first = int(state.step)
+    cfg, first = self.config.train, int(state.step)
     if first >= self.steps:
       return state
-    batches = pipeline.iterate(
-      self.rows,
-      batch_size=data.batch_size,
-      local_rows=sharding.local_rows(self.mesh, data.batch_size),
-      first=first,
-      stop=self.steps,
-      threads=data.threads,
-      prefetch=data.prefetch,
+    batches = self.program.batches(self.rows, first=first, stop=self.steps)
+    began = time.monotonic()
+    compiled = self.program.compile()
+    print(f'compiled the train step in {time.monotonic() - began:.1f} s')
+    self.speed = metrics.Speed(
+      first, devices=self.mesh.devices.ravel(), **self.of_a_step
     )
-    compiled = self._compile(state)
-    self.tick = (time.monotonic(), first)
     with (
       stopping.Signals() as stop,
       console.Progress('step', start=first, total=self.steps) as self.progress,
+      profiling.Trace(
+        self.workdir, count=cfg.profile, first=first + 1, last=self.steps
+      ) as trace,
     ):
       waiting = None
       for number, batch in enumerate(batches, first + 1):
-        batch = sharding.put_batch(self.mesh, batch, data.batch_size)
-        state, step_metrics = compiled(state, batch)
+        trace.before(number)
+        state, step_metrics = compiled(state, self.program.put(batch))
+        trace.after(number, step_metrics)
         # Read only now that the next step is on its way.
         if waiting:
           self._record(*waiting)
@@ -267,39 +303,19 @@ class _Run:
           values = self._validate(state, number) if evaluating else {}
           if saving or stop.signal:
             self._save(state, values.get('loss'))
-          self.tick = (time.monotonic(), number)
+          self.speed.restart(number)
         if stop.signal:
           self._leave(number, stop.signal)
     return state
 
-  def _compile(self, state: step.TrainState):
-    data = self.config.data
-    train_step = step.make_train_step(
-      self.objective,
-      self.model,
-      self.transform,
-      optimizer.make_schedule(self.config),
-      microbatches=self.config.train.microbatches,
-      ema=self.config.train.ema,
-    )
-    empty = packing.pack([], data.sequence_length)
-    batch = packing.stack(
-      [empty] * len(sharding.local_rows(self.mesh, data.batch_size))
-    )
-    batch = sharding.put_batch(self.mesh, batch, data.batch_size)
-    began = time.monotonic()
-    jitted = step.jit_step(train_step, self.mesh, self.abstract)
-    compiled = jitted.lower(state, batch).compile()
-    print(f'compiled the train step in {time.monotonic() - began:.1f} s')
-    return compiled
-
   def _record(self, number: int, step_metrics: step.Metrics):
     """Waits for a step's metrics, adds them up and logs when it is time."""
     step_metrics = jax.device_get(step_metrics)
-    data = self.config.data
-    self.position.accumulator.add(
-      step_metrics, positions=data.batch_size * data.sequence_length
-    )
+    if self.first_step is None:
+      seconds = time.monotonic() - self.process_began
+      self.first_step = {'seconds_to_first_step': seconds}
+      self.progress.line(f'first step after {seconds:.1f} s')
+    self.position.accumulator.add(step_metrics, **self.of_a_step)
     sums = [total for total, _ in step_metrics['terms'].values()]
     norms = [step_metrics['gradient_norm'], step_metrics['update_norm']]
     self._check_finite(number, [*sums, *norms])
@@ -308,11 +324,7 @@ class _Run:
       self.progress.update(number)
       return
     values = self.position.accumulator.losses(self.objective.coefficients)
-    then, before = self.tick
-    now = time.monotonic()
-    self.tick = (now, number)
-    positions = (number - before) * data.batch_size * data.sequence_length
-    speed = positions / (now - then)
+    speed = self.speed.lap(number)
     self.writer.write(
       number,
       'train',
@@ -321,13 +333,16 @@ class _Run:
         **values,
         'learning_rate': float(step_metrics['learning_rate']),
         'gradient_norm': float(step_metrics['gradient_norm']),
-        'tokens_per_second': speed,
+        **speed,
+        **self.first_step,
         **self.position.accumulator.counters,
-        'epochs': self.rows.epochs(number * data.batch_size),
+        'epochs': self.rows.epochs(number * self.config.data.batch_size),
       },
     )
+    self.first_step = {}
     loss = f'loss {values["loss"]:.3f}' if 'loss' in values else 'no loss'
-    self.progress.update(number, f'{loss}, {speed:,.0f} tokens/s', log=True)
+    rate = f'{speed["tokens_per_second"]:,.0f} tokens/s'
+    self.progress.update(number, f'{loss}, {rate}', log=True)
 
   def _check_finite(self, number: int, values: Sequence[Any]):
     if np.all(np.isfinite(values)):

@@ -13,7 +13,10 @@ from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # What may differ between two runs of the same config.
-_EXEMPT = ('seconds', 'tokens_per_second', 'model_flops_utilization')
+_EXEMPT = (
+  *('seconds', 'seconds_to_first_step'),
+  *('tokens_per_second', 'model_flops_utilization'),
+)
 _PATIENCE = 120.0  # seconds
 
 _EXPERIMENT = '''

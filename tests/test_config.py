@@ -38,6 +38,8 @@ OTHERS = ('data.text_column', 'data.sources')
 NONE = (
   *('data.directory', 'data.language', 'data.processes'),
   *('data.cleaning.rules', 'model.attention'),
+  # Without a limit, or not measured.
+  *('train.tokens', 'train.flops', 'train.seconds', 'train.step_seconds'),
 )
 # Field -> a value below what is allowed, one above.
 OUT_OF_RANGE = {
@@ -76,6 +78,11 @@ OUT_OF_RANGE = {
   'optimizer.momentum': (-0.1, 1.1),
   'optimizer.clip_norm': (-1.0, math.inf),
   'train.steps': (0, None),
+  'train.tokens': (0, None),
+  'train.flops': (0.5, math.inf),
+  'train.seconds': (0.0, math.inf),
+  'train.step_seconds': (0.0, math.inf),
+  'train.profile': (-1, None),
   'train.microbatches': (0, None),
   'train.loss_chunk': (-1, None),
   'train.label_smoothing': (-0.1, 1.0),
@@ -279,6 +286,11 @@ def test_a_longer_budget_keeps_the_schedule_of_the_first_start(config):
   ('field', 'value'),
   [
     ('train.steps', 99),
+    ('train.tokens', 99),
+    ('train.flops', 1e9),
+    ('train.seconds', 9.5),
+    ('train.step_seconds', 0.5),
+    ('train.profile', 2),
     ('train.evaluate_every', 1),
     ('train.checkpoint_every', 0),
     ('train.log_every', 7),

@@ -1,6 +1,7 @@
 """metrics.jsonl: sums not means of means, cut back, half lines."""
 
 import json
+import types
 
 import pytest
 
@@ -18,8 +19,8 @@ def step_metrics(total, weight):
 
 def test_the_logged_loss_is_the_ratio_of_sums():
   accumulator = metrics.Accumulator()
-  accumulator.add(step_metrics(10.0, 1.0), positions=16)
-  accumulator.add(step_metrics(10.0, 9.0), positions=16)
+  accumulator.add(step_metrics(10.0, 1.0), positions=16, flops=100)
+  accumulator.add(step_metrics(10.0, 9.0), positions=16, flops=100)
   values = accumulator.losses({'causal': 1.0})
   assert values == {'loss': 2.0, 'loss/causal': 2.0}
   assert accumulator.counters == {
@@ -27,25 +28,26 @@ def test_the_logged_loss_is_the_ratio_of_sums():
     'positions': 32,
     'loss_tokens': 18,
     'text_loss_tokens': 16,
+    'flops': 200,
   }
 
 
 def test_sums_are_forgotten_with_each_line_and_counters_are_not():
   accumulator = metrics.Accumulator()
-  accumulator.add(step_metrics(8.0, 2.0), positions=16)
+  accumulator.add(step_metrics(8.0, 2.0), positions=16, flops=100)
   assert accumulator.losses({'causal': 0.5})['loss'] == 2.0
-  accumulator.add(step_metrics(3.0, 1.0), positions=16)
+  accumulator.add(step_metrics(3.0, 1.0), positions=16, flops=100)
   assert accumulator.losses({'causal': 0.5})['loss'] == 1.5
   assert accumulator.counters['tokens'] == 20
 
 
 def test_state_goes_through_json_without_loss():
   accumulator = metrics.Accumulator()
-  accumulator.add(step_metrics(1 / 3, 7.0), positions=16)
+  accumulator.add(step_metrics(1 / 3, 7.0), positions=16, flops=100)
   state = json.loads(json.dumps(accumulator.state()))
   again = metrics.Accumulator(state)
   for one in (accumulator, again):
-    one.add(step_metrics(0.1, 3.0), positions=16)
+    one.add(step_metrics(0.1, 3.0), positions=16, flops=100)
   assert again.counters == accumulator.counters
   coefficients = {'causal': 1.0}
   assert again.losses(coefficients) == accumulator.losses(coefficients)
@@ -119,8 +121,45 @@ def test_truncate_keeps_the_beginning(tmp_path):
 
 def test_a_state_does_not_change_with_later_steps():
   accumulator = metrics.Accumulator()
-  accumulator.add(step_metrics(1.0, 2.0), positions=16)
+  accumulator.add(step_metrics(1.0, 2.0), positions=16, flops=100)
   state = accumulator.state()
   before = json.dumps(state)
-  accumulator.add(step_metrics(1.0, 2.0), positions=16)
+  accumulator.add(step_metrics(1.0, 2.0), positions=16, flops=100)
   assert json.dumps(state) == before
+
+
+@pytest.fixture
+def clock(monkeypatch):
+  """A clock that stands until it is set: clock['now'] = seconds."""
+  clock = {'now': 100.0}
+  monkeypatch.setattr('time.monotonic', lambda: clock['now'])
+  return clock
+
+
+def _devices(*kinds):
+  return [types.SimpleNamespace(device_kind=kind) for kind in kinds]
+
+
+def test_speed_is_of_the_time_in_which_steps_were_made(clock):
+  speed = metrics.Speed(
+    5, positions=16, flops=55e12, devices=_devices('TPU v4', 'TPU v4')
+  )
+  clock['now'] += 4
+  values = speed.lap(15)
+  assert values['tokens_per_second'] == pytest.approx(10 * 16 / 4)
+  # 10 x 55 TFLOP in 4 s, of twice 275 TFLOP/s.
+  assert values['model_flops_utilization'] == pytest.approx(0.25)
+  clock['now'] += 7  # of an evaluation
+  speed.restart(16)
+  clock['now'] += 1
+  assert speed.lap(18)['tokens_per_second'] == pytest.approx(2 * 16)
+
+
+def test_utilisation_is_absent_where_the_peak_is_not_known(clock, tmp_path):
+  speed = metrics.Speed(0, positions=1, flops=1, devices=_devices('cpu'))
+  clock['now'] += 1
+  writer = metrics.Writer(tmp_path, length=0, step=0)
+  writer.write(1, 'train', speed.lap(1))
+  writer.close()
+  (line,) = metrics.read(tmp_path)
+  assert line == {'step': 1, 'split': 'train', 'tokens_per_second': 1.0}

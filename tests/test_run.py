@@ -145,7 +145,7 @@ CONFIGS = {
     ('--config.data.batchsize=3', ('batchsize', '--config.data.batch_size?')),
     ('--config.train=3', ('--config.train;',)),
     ('--wrokdir=x', ('--wrokdir', '--workdir?')),
-    ('--mode=spam', ("'spam'", 'train', 'evaluate', 'generate', 'prepare')),
+    ('--mode=spam', ("'spam'", 'train', 'evaluate', 'prepare', 'benchmark')),
     ('--prompt=x', ('--prompt', '--mode=generate', '--mode=train')),
     ('stray', ("'stray'", '--config.section.field=value')),
     ('--mode', ('--mode',)),
@@ -228,7 +228,7 @@ def test_a_mistake_in_the_data_is_one_line(
 def test_help_lists_the_modes(run):
   _, out, err = run('--help')
   assert err == ''
-  for mode in ('train', 'evaluate', 'generate', 'prepare'):
+  for mode in ('train', 'evaluate', 'generate', 'prepare', 'benchmark'):
     assert f'  {mode} ' in out
 
 
@@ -280,6 +280,28 @@ def test_evaluate_ends_in_a_line_of_json(run, workdir):
   assert final['split'] == 'final'
   assert figures['bits_per_byte'] == pytest.approx(final['bits_per_byte'])
   assert figures['bytes'] == final['bytes']
+
+
+def test_benchmark_ends_in_a_line_of_json_and_leaves_no_run(
+  run, tiny, workdir, tmp_path
+):
+  del workdir  # its data is prepared
+  code, out, err = run(*tiny, '--mode=benchmark', cwd=tmp_path)
+  assert (code, err) == (0, '')
+  assert list(tmp_path.iterdir()) == []
+  figures = json.loads(out.splitlines()[-1])
+  rate = figures['batch_size'] * figures['sequence_length']
+  rate /= figures['step_seconds']
+  assert figures['tokens_per_second'] == pytest.approx(rate)
+  for name in (
+    *('compile_seconds', 'peak_memory_bytes', 'pipeline_tokens_per_second'),
+    *('decode_tokens_per_second', 'flops_per_step'),
+  ):
+    assert figures[name] > 0, name
+  assert (figures['devices'], figures['processes']) == (1, 1)
+  # 526 x 16, attention 4 x 16 x 16, MLP 3 x 16 x 64, three norms of 16.
+  assert figures['parameters'] == 12_560
+  assert 'model_flops_utilization' not in figures
 
 
 def test_prompts_come_from_stdin_line_by_line(run, workdir):

@@ -181,7 +181,7 @@ def test_a_batch_without_a_loss_token_does_nothing(setup, microbatches):
   assert values['gradient_norm'] == 0.0
   assert all(np.all(x == 0) for x in jax.tree.leaves(gradient))
   accumulator = metrics.Accumulator()
-  accumulator.add(values, positions=8 * L)
+  accumulator.add(values, positions=8 * L, flops=1)
   assert accumulator.losses({'causal': 1.0}) == {}
 
 

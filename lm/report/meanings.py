@@ -35,6 +35,10 @@ FIGURES = {
   'positions': ('positions', 'Positions processed in training, with padding.'),
   'loss_tokens': ('tokens', 'Tokens that had to be predicted in training.'),
   'text_loss_tokens': ('tokens', 'Of these, tokens of text.'),
+  'flops': (
+    'FLOPs',
+    'Matrix products that the model needed in training (lm/flops.py).',
+  ),
   'epochs': ('epochs', 'Passes over the training data.'),
   'seconds': ('s', 'Time since the start of the run.'),
   'step': ('steps', 'Optimizer steps done.'),

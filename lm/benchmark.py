@@ -1,0 +1,202 @@
+"""How fast a config runs here: its train step, its input, its decoding.
+
+Needs the prepared data, which it makes if it is missing, and no run folder.
+"""
+
+import itertools
+import json
+import math
+import statistics
+import time
+from typing import Any
+
+import jax
+
+from lm import (
+  config as config_lib,
+  flops,
+  generate,
+  models,
+  objectives,
+  program as program_lib,
+  sharding,
+  step,
+  trained,
+)
+from lm.data import packing, pipeline, prepare
+
+_TIMED_STEPS = 20
+# Batches of real rows that the timed steps take in turn.
+_BATCHES = 4
+_PIPELINE_SECONDS = 2.0
+_TIMED_GENERATIONS = 2
+
+
+def run(config):
+  """Prints the figures for people; the last line on stdout is JSON.
+
+  Raises:
+    UserError: a mistake in the config or the data.
+  """
+  # What is compiled here is compiled anew, also when it has been before.
+  jax.config.update('jax_enable_compilation_cache', False)
+  config = config_lib.resolve(config)
+  config_lib.check_training(config)
+  prepared = prepare.prepare(config.data, report=print)
+  objective = objectives.make(config)
+  model = models.make(config, objective.attention)
+  program = program_lib.make(
+    config, objective, model, sharding.make_mesh(config)
+  )
+  rows = packing.Rows(
+    prepared.train(),
+    objective,
+    sequence_length=config.data.sequence_length,
+    seed=config.seed,
+    cross_document_attention=config.data.cross_document_attention,
+  )
+  figures, state = _time_step(program, rows)
+  figures |= _time_pipeline(program, rows)
+  figures |= _time_decoding(program, prepared, state)
+  figures |= _describe(program)
+  if jax.process_index() == 0:
+    print(_table(figures))
+    print(json.dumps(figures))
+
+
+def _time_step(
+  program: program_lib.Program, rows: packing.Rows
+) -> tuple[dict[str, Any], step.TrainState]:
+  """The compiled step alone: its batches are on the device beforehand."""
+  began = time.perf_counter()
+  compiled = program.compile()
+  compile_seconds = time.perf_counter() - began
+  batches = list(
+    map(program.put, program.batches(rows, first=0, stop=_BATCHES))
+  )
+  count = program_lib.WARMUP + _TIMED_STEPS
+  seconds, state = program_lib.time_steps(
+    compiled, program.init(), itertools.islice(itertools.cycle(batches), count)
+  )
+  median = statistics.median(seconds[-_TIMED_STEPS:])
+  data = program.config.data
+  per_step = flops.train_step(program.config)
+  figures = {
+    'tokens_per_second': data.batch_size * data.sequence_length / median,
+    'step_seconds': median,
+    'compile_seconds': compile_seconds,
+    **_memory(compiled),
+    'flops_per_step': per_step,
+  }
+  utilization = flops.utilization(
+    per_step / median, program.mesh.devices.ravel()
+  )
+  if utilization is not None:
+    figures['model_flops_utilization'] = utilization
+  return figures, state
+
+
+def _memory(compiled) -> dict[str, Any]:
+  """Most bytes in use on one device, and whose figure that is.
+
+  `device`: measured by the allocator, since the process began. `xla`: where
+  the allocator counts nothing, as on CPU, the compiler's own sum of the step's
+  arguments, outputs and temporaries, the donated state counted once.
+  """
+  stats = [device.memory_stats() or {} for device in jax.local_devices()]
+  peaks = [one['peak_bytes_in_use'] for one in stats if one]
+  if peaks:
+    return {'peak_memory_bytes': max(peaks), 'peak_memory_source': 'device'}
+  known = compiled.memory_analysis()
+  total = (
+    known.argument_size_in_bytes
+    + known.output_size_in_bytes
+    - known.alias_size_in_bytes
+    + known.temp_size_in_bytes
+  )
+  return {'peak_memory_bytes': total, 'peak_memory_source': 'xla'}
+
+
+def _time_pipeline(
+  program: program_lib.Program, rows: packing.Rows
+) -> dict[str, Any]:
+  """Batches built one after the other in this thread, on the host alone."""
+  data = program.config.data
+  local = program.local_rows()
+  batches = pipeline.iterate(
+    rows,
+    batch_size=data.batch_size,
+    local_rows=local,
+    first=0,
+    stop=2**31,
+    threads=0,
+    prefetch=1,
+  )
+  next(batches)  # plans the epoch, opens the files
+  began, count = time.perf_counter(), 0
+  while (seconds := time.perf_counter() - began) < _PIPELINE_SECONDS:
+    next(batches)
+    count += 1
+  positions = count * len(local) * data.sequence_length
+  return {'pipeline_tokens_per_second': positions / seconds}
+
+
+def _time_decoding(
+  program: program_lib.Program, prepared: prepare.Prepared, state
+) -> dict[str, Any]:
+  """`generate.batch_size` samples at a time, reading their prompts included."""
+  config = program.config
+  generator = generate.Generator(
+    trained.Trained(
+      config=config,
+      tokenizer=prepared.tokenizer(),
+      objective=program.objective,
+      model=program.model,
+      mesh=program.mesh,
+      params=state.params,
+      step=int(state.step),
+    )
+  )
+  prompts = [''] * config.generate.batch_size
+  generator(prompts)  # compiles
+  began, tokens = time.perf_counter(), 0
+  for _ in range(_TIMED_GENERATIONS):
+    tokens += sum(one.tokens for one in generator(prompts))
+  seconds = time.perf_counter() - began
+  return {'decode_tokens_per_second': tokens / seconds}
+
+
+def _describe(program: program_lib.Program) -> dict[str, Any]:
+  params = jax.tree.leaves(program.abstract.params)
+  config = program.config
+  return {
+    'device': jax.devices()[0].device_kind,
+    'devices': jax.device_count(),
+    'processes': jax.process_count(),
+    'parameters': sum(math.prod(x.shape) for x in params),
+    'sequence_length': config.data.sequence_length,
+    'batch_size': config.data.batch_size,
+    'decode_batch_size': config.generate.batch_size,
+    'dtype': config.model.dtype,
+  }
+
+
+def _table(figures: dict[str, Any]) -> str:
+  """The figures for a terminal."""
+  share = ''
+  if 'model_flops_utilization' in figures:
+    share = f', {figures["model_flops_utilization"]:.1%} of the peak'
+  memory = {'device': 'measured', 'xla': "by the compiler's count"}
+  return (
+    f'{figures["parameters"]:,} parameters in {figures["dtype"]} on '
+    f'{figures["devices"]} x {figures["device"]}\n'
+    f'  train step  {figures["step_seconds"]:.4g} s, '
+    f'{figures["tokens_per_second"]:,.0f} tokens/s{share}\n'
+    f'  compiling   {figures["compile_seconds"]:.1f} s\n'
+    f'  memory      {figures["peak_memory_bytes"] / 2**20:,.0f} MiB a device, '
+    f'{memory[figures["peak_memory_source"]]}\n'
+    f'  input       {figures["pipeline_tokens_per_second"]:,.0f} tokens/s in '
+    'one thread\n'
+    f'  decoding    {figures["decode_tokens_per_second"]:,.0f} tokens/s, '
+    f'{figures["decode_batch_size"]} samples at a time'
+  )
