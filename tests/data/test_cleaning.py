@@ -306,16 +306,26 @@ def distinct(count, *, seed=0):
   return [''.join(rng.choices(letters, k=7)) for _ in range(count)]
 
 
+PARAGRAPHS = ['\n'.join(distinct(9, seed=n)) for n in range(9)]
+# Four phrases of 8 characters, each 10 times, between other ones.
+PHRASES = ''.join(
+  '天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏闰余成岁律吕调阳'[
+    n % 4 * 8 :
+  ][:8]
+  + ''.join(chr(0x5000 + 8 * n + i) for i in range(8))
+  for n in range(40)
+)
+
+
 @pytest.mark.parametrize(
   ('text', 'reason'),
   [
-    ('\n'.join(distinct(100) + ['same'] * 60), 'repeated lines'),
+    ('\n'.join(distinct(100) + ['g'] * 60), 'repeated lines'),
     ('\n'.join(distinct(100) + ['x' * 99] * 4), 'repeated lines'),
-    (
-      '\n\n'.join(f'{a}\n{a}{a}' for a in distinct(9) + ['once more'] * 5),
-      'repeated lines',
-    ),
-    ('\n\n'.join(distinct(9) + ['two\n\n \nlines'] * 5), 'repeated lines'),
+    # Few lines, but many paragraphs.
+    ('\n\n'.join(PARAGRAPHS + ['g'] * 7), 'repeated paragraphs'),
+    ('\n \n'.join(PARAGRAPHS[:2] * 2), 'repeated lines'),
+    ('天地玄黄宇宙洪荒' * 6 + CHINESE, 'repeated phrases'),
     (' '.join([*distinct(200), *['buy now'] * 80]), 'repeated phrases'),
     (' '.join(distinct(200) + distinct(40)), 'repeated phrases'),
   ],
@@ -332,6 +342,7 @@ def test_repetition_is_dropped(text, reason):
     '\n'.join(w + '\nsame' * (i < 30) for i, w in enumerate(distinct(100))),
     sentences(0, 60),
     CHINESE,
+    PHRASES,  # as 5-grams to 8-grams of characters they repeat too much
     '',
   ],
 )
@@ -364,6 +375,8 @@ def test_letters_marks_digits_and_blanks_are_counted():
   assert found == {'Latin': 3, 'Han': 1, 'Devanagari': 2, 'Hangul': 1}
   assert (counts.digits, counts.blanks) == (1, 5)
   assert scripts.count('Big 7').letters['Latin'] == 3  # the ASCII path
+  # Punctuation of Arabic and Devanagari.
+  assert not any(scripts.count('،؟ ।॥').letters.values())
   assert scripts.count('').share(('Han',)) == 0
 
 

@@ -26,6 +26,8 @@ def test_html_gives_the_text_of_a_page():
   assert re.search(r'one\s*\n.*two', text)
   assert not re.search('no |red|Home|Title', text)
   assert cleaning.strip_html(PAGE) == text
+  plain = '<HTML>\nOne line\nand another,\nwith no tags.\n'
+  assert cleaning.strip_html(plain) == 'One line and another, with no tags.'
   assert cleaning.html_to_text('a\ud800b <b>c</b>') == 'a\ufffdb c'
 
 

@@ -32,6 +32,9 @@ def test_shares_of_ngrams_equal_those_by_dictionaries(kinds):
   rng = np.random.default_rng(kinds)
   for size in (1, 2, 9, 60, 300):
     ids_L = rng.integers(kinds, size=size)
+    if size >= 300:  # so that shares fall slowly with n
+      for n in range(2, 12):
+        ids_L[20 * n : 21 * n] = ids_L[:n]
     lengths_L = ids_L % 7 + 1
     arguments = ids_L.tolist(), lengths_L.tolist()
     sizes = range(1, 11)
