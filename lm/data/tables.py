@@ -109,8 +109,8 @@ def _no_column(
 
 
 def listed(names: Iterable[str]) -> str:
-  """The first twenty, quoted."""
-  names = [repr(name) for name in names]
+  """The first twenty, quoted, and their first forty characters."""
+  names = [repr(name[:40]) for name in names]
   return ', '.join(names[:20] + ['...'] * (len(names) > 20)) or 'none'
 
 
@@ -141,9 +141,7 @@ def _undecodable(
   return file.undecodable(name, line, size)
 
 
-def parquet(
-  file: documents.File,
-) -> documents.Results:
+def parquet(file: documents.File) -> documents.Results:
   """Rows of a Parquet file, numbered from 1; only the text column is read."""
   # Here, since it takes a quarter of a second and few need it.
   import pyarrow
