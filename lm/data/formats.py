@@ -45,7 +45,7 @@ def read(
     yield documents.Skipped(name, 'empty') if first is None else first
     yield from found
   except streams.StreamError as error:
-    mend = 'replace it by a whole one'
+    mend = 'mend it or leave it out'
     yield file.bad(name, error.reason, f'{path} {error}', mend)
   except OSError as error:
     if errors.is_disk_full(error):
@@ -55,9 +55,7 @@ def read(
     yield file.bad(name, 'unreadable', detail, mend)
 
 
-def _plain(
-  file: documents.File,
-) -> documents.Results:
+def _plain(file: documents.File) -> documents.Results:
   options = file.options
   with streams.open_utf8(file.path, options.encoding) as stream:
     head = stream.read(len(codecs.BOM_UTF8))
@@ -77,9 +75,7 @@ def _plain(
       line += part.count(b'\n')
 
 
-def _json_lines(
-  file: documents.File,
-) -> documents.Results:
+def _json_lines(file: documents.File) -> documents.Results:
   offset = number = 0
   with streams.open_utf8(file.path, file.options.encoding) as stream:
     while line := stream.readline(documents.RECORD_BYTES):
@@ -131,9 +127,7 @@ def _json_line(
     yield file.bad(name, reason, detail, mend, len(line))
 
 
-def _html(
-  file: documents.File,
-) -> documents.Results:
+def _html(file: documents.File) -> documents.Results:
   with streams.open_bytes(file.path) as stream:
     data = stream.read(documents.RECORD_BYTES + 1)
   if len(data) > documents.RECORD_BYTES:

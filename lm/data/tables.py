@@ -18,9 +18,8 @@ _BATCH_ROWS = 1 << 10
 
 def delimited(file: documents.File, delimiter: str) -> documents.Results:
   """Rows below a header, quoted as in RFC 4180 (sections 2.5 to 2.7)."""
-  csv.field_size_limit(
-    documents.RECORD_BYTES
-  )  # Of the process; 128 KiB unless set.
+  # Of the process, and 128 KiB unless it is set.
+  csv.field_size_limit(documents.RECORD_BYTES)
   with (
     streams.open_utf8(file.path, file.options.encoding) as stream,
     # What is no UTF-8 becomes lone surrogates, and is found when encoded.
@@ -110,8 +109,8 @@ def _no_column(
 
 
 def listed(names: Iterable[str]) -> str:
-  """The first twenty, quoted."""
-  names = [repr(name) for name in names]
+  """The first twenty, quoted, and their first forty characters."""
+  names = [repr(name[:40]) for name in names]
   return ', '.join(names[:20] + ['...'] * (len(names) > 20)) or 'none'
 
 
@@ -142,22 +141,18 @@ def _undecodable(
   return file.undecodable(name, line, size)
 
 
-def parquet(
-  file: documents.File,
-) -> documents.Results:
+def parquet(file: documents.File) -> documents.Results:
   """Rows of a Parquet file, numbered from 1; only the text column is read."""
   # Here, since it takes a quarter of a second and few need it.
   import pyarrow
   from pyarrow import parquet as pq
 
   with contextlib.ExitStack() as stack:
-    source, size = str(file.path), file.path.stat().st_size
+    source = stack.enter_context(streams.open_bytes(file.path))
     if streams.compression(file.path):  # Parquet is read from its end.
-      source = stack.enter_context(tempfile.TemporaryFile())
-      with streams.open_bytes(file.path) as stream:
-        shutil.copyfileobj(stream, source)
-      size = source.tell()
-    if not size:
+      packed, source = source, stack.enter_context(tempfile.TemporaryFile())
+      shutil.copyfileobj(packed, source)
+    if not source.seek(0, io.SEEK_END):
       return
     try:
       table = stack.enter_context(

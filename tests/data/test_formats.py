@@ -1,8 +1,11 @@
 """Readers give every text exactly, and tell every mistake with its line."""
 
 import csv
+import errno
 import gzip
+import io
 import json
+import os
 import pathlib
 import tracemalloc
 
@@ -209,6 +212,21 @@ def test_a_file_that_is_gone_is_named(tmp_path):
   assert skipped(tmp_path / 'a.txt') == [('a.txt', 'unreadable')]
 
 
+@pytest.mark.parametrize('name', ['a.txt', 'a.csv', 'a.parquet', 'a.html'])
+def test_a_disk_that_fails_is_not_the_file_s_fault(tmp_path, monkeypatch, name):
+  path = written(tmp_path / name, TEXTS)
+
+  class Failing(io.FileIO):
+    def fail(self, *_):
+      raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    read = readinto = fail
+
+  monkeypatch.setattr('builtins.open', lambda path, mode: Failing(path))
+  assert f'{path} cannot be read (Input/output error)' in mistake(path)
+  assert skipped(path) == [(name, 'unreadable')]
+
+
 def test_a_file_is_a_document_with_its_newlines(tmp_path):
   file = tmp_path / 'a.txt'
   file.write_bytes(b'\xef\xbb\xbfone\r\ntwo\rthree\n')
@@ -406,6 +424,12 @@ def test_a_bad_header_is_named_or_its_file_skipped(
   assert not texts(read(file, errors='skip'))
 
 
+def test_the_line_of_a_field_that_is_not_utf8(tmp_path):
+  file = tmp_path / 'a.csv'
+  file.write_bytes(b'id,text,x\n"1\n2","a\nb\xff\nc","\n"\n')
+  assert f'{file}:4 is not UTF-8' in mistake(file)
+
+
 def test_bytes_beside_the_text_need_not_be_utf8(tmp_path):
   file = tmp_path / 'a.csv'
   file.write_bytes(b'text,\xff\na,\xff\n')
@@ -513,7 +537,7 @@ def test_pages_are_read_in_the_encoding_they_have(tmp_path, head, encoding):
 def test_pages_of_other_scripts_and_without_a_declaration(tmp_path):
   file = tmp_path / 'a.html'
   for label, encoding, text in [
-    ('big5', 'big5hkscs', '語言模型'),
+    ('big5', 'big5hkscs', '啲語言模型'),  # The first is of Hong Kong.
     ('Shift_JIS', 'cp932', '①日本語'),
     ('iso-2022-jp', 'iso2022_jp', '日本語'),
     ('euc-kr', 'cp949', '한국어'),
@@ -522,6 +546,8 @@ def test_pages_of_other_scripts_and_without_a_declaration(tmp_path):
   ]:
     file.write_bytes(f'<meta charset={label}><p>{text}'.encode(encoding))
     assert texts(read(file)) == [text]
+  file.write_bytes(b'<meta charset=utf-16><p>so it is not')
+  assert texts(read(file)) == ['so it is not']
   file.write_bytes(f'<p>{CHINESE}'.encode('gb18030'))
   assert f'{file}:1 is not UTF-8 at byte 3' in mistake(file)
   assert texts(read(file, encoding='gb18030')) == [CHINESE]
@@ -545,6 +571,12 @@ def test_files_in_another_encoding(tmp_path, encoding):
   (tmp_path / 'a.jsonl.gz').write_bytes(pack('.gz', line.encode(encoding)))
   for name in ('a.txt', 'a.csv', 'a.jsonl.gz'):
     assert texts(read(tmp_path / name, encoding=encoding)) == [text]
+
+
+def test_a_file_that_ends_within_a_character_is_named(tmp_path):
+  file = tmp_path / 'a.txt'
+  file.write_bytes('中文\n中文'.encode('gb18030')[:-1])
+  assert f'{file}:2 is not gb18030' in mistake(file, encoding='gb18030')
 
 
 def test_what_is_not_in_the_encoding_is_named_or_skipped(tmp_path):
