@@ -23,14 +23,14 @@ class Trace:
     """Knows the steps of this start, from `first` to `last`."""
     self._target = workdir / 'profile'
     self._temporary = workdir / '.profile.tmp'
-    if jax.process_index() != 0:
-      count = 0
-    self._count = count = min(count, last - first + 1)
+    self._is_first = jax.process_index() == 0
+    self._count = count = min(count if self._is_first else 0, last - first + 1)
     self._start = min(first + _WARMUP, last - count + 1)
     self._runs = False
 
   def __enter__(self):
-    shutil.rmtree(self._temporary, ignore_errors=True)
+    if self._is_first:  # what a killed one has left
+      shutil.rmtree(self._temporary, ignore_errors=True)
     return self
 
   def __exit__(self, *exception):

@@ -231,6 +231,7 @@ class _Run:
   def _measure_budget(self):
     """Turns train.seconds into steps, which the schedule is then made for."""
     config = ml_collections.ConfigDict(self.given.to_dict())
+    print('timing some steps for train.seconds')
     config.train.step_seconds = program.step_seconds(self.program, self.rows)
     self._resolve(config)
     self._make_program()

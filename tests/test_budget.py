@@ -100,6 +100,8 @@ def test_a_run_that_goes_on_keeps_its_speed_and_its_schedule(config):
     # As after a run of 10 steps that is now asked for 4.
     ({'steps': 4, 'done': 10}, '--config.train.steps=20'),
     ({'tokens': 10 * POSITIONS}, f'--config.train.tokens={20 * POSITIONS}'),
+    # Steps that were not given are no budget, were they 1000 by default.
+    ({'tokens': 600 * POSITIONS}, f'--config.train.tokens={1200 * POSITIONS}'),
     (
       {'steps': 10, 'tokens': 15 * POSITIONS},
       f'--config.train.steps=20 --config.train.tokens={30 * POSITIONS}',

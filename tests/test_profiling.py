@@ -46,8 +46,16 @@ def test_covers_the_steps_after_a_warmup(tmp_path, count, first, last, steps):
   assert names == (['profile'] if count else [])
 
 
+def test_what_a_killed_start_has_left_does_not_pass_for_a_profile(tmp_path):
+  sessions = tmp_path / '.profile.tmp' / 'plugins' / 'profile'
+  (sessions / 'half').mkdir(parents=True)
+  assert _traced(tmp_path, count=1, first=1, last=2) == [2]
+  (session,) = (tmp_path / 'profile' / 'plugins' / 'profile').iterdir()
+  assert session.name != 'half'
+  assert not (tmp_path / '.profile.tmp').exists()
+
+
 def test_a_start_that_is_stopped_leaves_none_and_the_next_one_can(tmp_path):
-  (tmp_path / '.profile.tmp' / 'plugins').mkdir(parents=True)  # of a kill -9
   with pytest.raises(KeyboardInterrupt):
     _traced(tmp_path, count=3, first=1, last=9, stop_at=8)
   assert list(tmp_path.iterdir()) == []
