@@ -51,7 +51,7 @@ def candidates(
 
   The k likeliest; of these the smallest set that holds `top_p` of what is left
   (Holtzman et al. 2020, equation 2); of these the ones that are at least
-  `min_p` times as likely as the likeliest (Nguyen et al. 2024, section 3). Each
+  `min_p` times as likely as the likeliest (Nguyen et al. 2024). Each
   keeps the likeliest.
 
   Returns:
