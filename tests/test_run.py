@@ -316,7 +316,7 @@ def test_any_text_is_scored_as_the_test_documents_are(run, workdir):
   ('path', 'words'),
   [
     ('nowhere.txt', ("data.path='nowhere.txt'", 'does not exist')),
-    ('', ("data.path=''", 'give a file')),
+    ('', ('data.path', "is ''; give a file")),
     ('empty.txt', ("data.path='empty.txt'", 'no text')),
     ('blank', ("data.path='blank'", 'no text')),
     ('-', ("data.path='-'", 'no text')),
@@ -349,17 +349,17 @@ def test_samples_come_with_figures_beside_the_held_out_text(
   run, tiny, workdir, tmp_path
 ):
   folder = shutil.copytree(workdir, tmp_path / 'copy')
-  flags = ('--config.generate.samples=3', '--config.train.steps=3')
+  flags = ('--config.generate.samples=2', '--config.train.steps=3')
   flags += ('--config.generate.samples_per_prompt=2',)
   code, out, err = run(*tiny, *flags, f'--workdir={folder}')
   assert (code, err) == (0, '')
   samples = (folder / 'samples.txt').read_text('utf-8')
-  assert samples.count('=== step 3, sample ') == 6
+  assert samples.count('=== step 3, sample ') == 4
   final = json.loads((folder / 'metrics.jsonl').read_text().splitlines()[-1])
-  assert final['samples_count'] == 3
+  assert final['samples_count'] == 2
   assert final['held_out_mean_tokens'] == 4  # generate.max_tokens
   assert 0 < final['held_out_distinct_1'] <= 1
-  assert '3 sample(s) beside' in out
+  assert '2 sample(s) beside' in out
   assert 'class="beside"' in (folder / 'report.html').read_text('utf-8')
 
 
