@@ -96,6 +96,13 @@ def lengths(texts: Iterable[str], tokens: Iterable[int]) -> dict[str, float]:
   }
 
 
+def cell(name: str, value: float | None) -> str:
+  """A figure of `NAMES` for people: 0.512 of a share, 91.5 of a length."""
+  if value is None:
+    return '–'
+  return f'{value:,.1f}' if name.startswith('mean') else f'{value:.3f}'
+
+
 def table(figures: Mapping[str, float]) -> str:
   """The figures of the samples beside the held-out text's, for a terminal."""
   lines = [
@@ -106,8 +113,7 @@ def table(figures: Mapping[str, float]) -> str:
   for name, (label, _) in NAMES.items():
     both = [figures.get(f'{whose}_{name}') for whose in ('samples', 'held_out')]
     if any(value is not None for value in both):
-      digits = 1 if name.startswith('mean') else 3
-      cells = ['–' if x is None else f'{x:,.{digits}f}' for x in both]
+      cells = [cell(name, value) for value in both]
       lines.append(f'  {cells[0]:>8}  {cells[1]:>8}  {label}')
   return '\n'.join(lines)
 

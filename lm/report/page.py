@@ -320,8 +320,8 @@ def _samples_beside(final):
   rows = []
   for name, (label, meaning) in text_figures.NAMES.items():
     keys = [f'{whose}_{name}' for whose in ('samples', 'held_out')]
-    if any(final.get(key) is not None for key in keys):
-      cells = [_value_text(key, final.get(key)) for key in keys]
+    if any(final.get(k) is not None for k in keys):
+      cells = [text_figures.cell(name, _number(final.get(k))) for k in keys]
       rows.append({'label': label, 'cells': cells, 'meaning': meaning})
   return rows
 
