@@ -6,7 +6,8 @@ python run.py --config=experiments/NAME.py[:variant] --workdir=DIR
 
 Modes:
   train      prepare the data, train or go on training, evaluate, report
-  evaluate   a run folder to figures
+  evaluate   a run folder to figures; with --config.data.path=FILE any text, each
+             token's surprise as JSON lines
   generate   a run folder and --prompt, or prompts on stdin, to text
   prepare    only the data
   benchmark  time the config's train step, input and decoding; JSON at the end
@@ -34,7 +35,7 @@ from ml_collections import config_flags
 
 from experiments import base
 from lm import config as config_lib
-from lm import benchmark, errors, evaluate, generate, stopping, train
+from lm import benchmark, errors, evaluate, generate, stopping, surprise, train
 from lm.data import prepare
 
 # A path of the user's that is not as it should be, wherever it is met.
@@ -68,7 +69,11 @@ def _train(workdir: pathlib.Path):
 
 
 def _evaluate(workdir: pathlib.Path):
-  evaluate.run(workdir, _overrides('evaluate', 'mesh'))
+  overrides = _overrides('evaluate', 'mesh', 'data.path')
+  if 'data.path' in overrides:
+    surprise.run(workdir, overrides)
+  else:
+    evaluate.run(workdir, overrides)
 
 
 def _generate(workdir: pathlib.Path):
@@ -247,12 +252,15 @@ def _config_file() -> str:
   return flags.FLAGS['config'].config_filename or _DEFAULT
 
 
-def _overrides(*sections: str) -> dict[str, object]:
-  """Fields given as flags; only of sections that may differ in this mode."""
+def _overrides(*names: str) -> dict[str, object]:
+  """Fields given as flags; only those, or of those sections, that are named."""
   overrides = flags.FLAGS['config'].override_values
   for field in overrides:
-    if field.split('.')[0] not in sections:
-      allowed = ', '.join(f'--config.{section}.*' for section in sections)
+    if field not in names and field.split('.')[0] not in names:
+      allowed = ', '.join(
+        f'--config.{name}' if '.' in name else f'--config.{name}.*'
+        for name in names
+      )
       raise errors.UserError(
         f'--config.{field} cannot change with --mode={_MODE.value}, which '
         f'reads the config of the run folder; only {allowed} can'

@@ -207,10 +207,19 @@ def get_config() -> config_dict.ConfigDict:
   generate.top_k = 0
   # Keep the likeliest tokens that hold this much probability; 1: all.
   generate.top_p = 0.95
+  # Keep tokens at least this share as likely as the likeliest; 0: all.
+  generate.min_p = 0.0
+  # Divides the logits of tokens in the prompt or the continuation; 1: none.
+  generate.repetition_penalty = 1.0
+  # More than 1: search so wide for the likeliest text; needs temperature 0.
+  generate.beams = 1
+  # Of beam search, alpha of Wu et al. 2016; larger: longer text.
+  generate.length_penalty = 0.6
   generate.seed = 0
-  # Prompts decoded together.
+  generate.samples_per_prompt = 1
+  # Continuations decoded together; each has `beams` rows of its own.
   generate.batch_size = 8
-  # Samples, continuing held-out documents, written when training ends.
-  generate.samples = 4
+  # Held-out documents that are continued when training ends.
+  generate.samples = 8
   # A misspelt field in an experiment is an error, too.
   return config.lock()

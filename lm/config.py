@@ -130,7 +130,12 @@ _BOUNDS: dict[str, tuple[float, float | None]] = {
   'generate.temperature': (0, None),
   'generate.top_k': (0, None),
   'generate.top_p': (0, 1),
+  'generate.min_p': (0, 1),
+  'generate.repetition_penalty': (1, None),
+  'generate.beams': (1, None),
+  'generate.length_penalty': (0, None),
   'generate.seed': (0, 2**32 - 1),
+  'generate.samples_per_prompt': (1, None),
   'generate.batch_size': (1, None),
   'generate.samples': (0, None),
 }
@@ -210,6 +215,7 @@ def resolve(
   config.train.steps = budget.steps(config)
   _check_bounds(config)
   _check_shapes(config)
+  _check_generate(config)
   if stored:
     _check_unchanged(config, old)
   return ml_collections.FrozenConfigDict(config)
@@ -381,6 +387,23 @@ def _check_shapes(config):
       f'optimizer.decay_fraction={cfg.decay_fraction} of '
       f'optimizer.schedule_steps={cfg.schedule_steps} does not fit behind '
       f'optimizer.warmup_steps={cfg.warmup_steps}; lower one'
+    )
+
+
+def _check_generate(config):
+  cfg = config.generate
+  if cfg.beams > 1 and cfg.temperature != 0:
+    raise errors.UserError(
+      f'generate.beams={cfg.beams} searches and draws nothing, but '
+      f'generate.temperature={cfg.temperature}; give '
+      '--config.generate.temperature=0 with it, or --config.generate.beams=1'
+    )
+  if cfg.samples_per_prompt > 1 and cfg.temperature == 0:
+    how = 'the likeliest text' if cfg.beams > 1 else 'the likeliest tokens'
+    raise errors.UserError(
+      f'generate.samples_per_prompt={cfg.samples_per_prompt}, but '
+      f'generate.temperature=0 gives {how}, always the same; give a higher '
+      'temperature or --config.generate.samples_per_prompt=1'
     )
 
 

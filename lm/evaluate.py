@@ -1,6 +1,5 @@
 """The figures of a run: validation loss while it trains, bits at its end."""
 
-import itertools
 import json
 import math
 import pathlib
@@ -24,9 +23,6 @@ from lm.data import packing, store, tokenizer
 from lm.models import base
 from lm.objectives import base as objectives_base
 
-# Characters of a held-out document that samples continue.
-_PROMPT = 120
-
 
 def run(workdir: pathlib.Path, overrides: Mapping[str, Any]):
   """Prints the figures of a run folder; the last line is JSON."""
@@ -42,24 +38,26 @@ def run(workdir: pathlib.Path, overrides: Mapping[str, Any]):
 
 def score(run: trained.Trained, folder: pathlib.Path) -> dict[str, Any]:
   """`held_out_figures` with a progress bar."""
-  length = run.config.data.sequence_length
-  name = run.objective.scorer
-  scorer = scoring.SCORERS[name](
-    run.model,
-    run.mesh,
-    sequence_length=length,
-    batch_size=run.config.evaluate.batch_size,
-  )
-  total = count_windows(folder, length)
+  total = count_windows(folder, run.config.data.sequence_length)
   with console.Progress('scoring window', start=0, total=total) as progress:
     return held_out_figures(
       folder,
-      scorer,
-      name,
+      make_scorer(run),
+      run.objective.scorer,
       run.params,
       run.tokenizer,
       advance=progress.advance,
     )
+
+
+def make_scorer(run: trained.Trained) -> scoring.ExactScorer:
+  """The scorer of the run's objective."""
+  return scoring.SCORERS[run.objective.scorer](
+    run.model,
+    run.mesh,
+    sequence_length=run.config.data.sequence_length,
+    batch_size=run.config.evaluate.batch_size,
+  )
 
 
 class Validation:
@@ -159,20 +157,6 @@ def count_windows(folder: pathlib.Path, length: int) -> int:
   with open(folder / 'windows.jsonl', 'rb') as f:
     stored = sum(1 for _ in f)
   return int(np.sum(-(-lengths // (length // 2)))) + stored
-
-
-def prompts(folder: pathlib.Path, count: int) -> list[str]:
-  """The beginnings of the first test documents, to be continued."""
-  with open(folder / 'test.jsonl', encoding='utf-8', newline='\n') as f:
-    texts = [json.loads(line)['text'] for line in itertools.islice(f, count)]
-  return [_beginning(text) for text in texts]
-
-
-def _beginning(text: str) -> str:
-  """About `_PROMPT` characters, to the end of a word where there are any."""
-  text = text.lstrip()
-  cut = text[:_PROMPT].rfind(' ')
-  return text[: cut if cut > 0 else _PROMPT]
 
 
 _NAMES = {

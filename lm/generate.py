@@ -1,10 +1,12 @@
 """Continuations: a cache, one compiled step, and text as it comes."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import pathlib
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm import errors, scoring, step, trained
+from lm import beam, errors, sampling, scoring, step, trained
 from lm.data import packing, tokenizer
+from lm.models import base
 
 
 def run(
@@ -26,39 +29,59 @@ def run(
   """Prints each prompt and its continuation, as it comes.
 
   A single prompt streams; of several, decoded in batches, each is printed when
-  its turn has come. Notes go to stderr.
+  its turn has come. Of several samples a prompt each stands under a line that
+  names it. Notes go to stderr.
 
   Args:
     one_by_one: answers a prompt before it reads the next, as a person at a
-      terminal expects; else `generate.batch_size` are read and decoded
-      together.
+      terminal expects; else as many as fill `generate.batch_size` are read and
+      decoded together.
   """
   generator = Generator(trained.load(workdir, overrides))
-  size = 1 if one_by_one else generator.batch_size
-  prompts, number = iter(prompts), 0
-  while group := list(itertools.islice(prompts, size)):
+  size, each = generator.batch_size, generator.samples_per_prompt
+  at_once = 1 if one_by_one else max(1, size // each)
+  prompts, before = iter(prompts), 0
+  while group := list(itertools.islice(prompts, at_once)):
     encoded = [generator.encode(prompt) for prompt in group]
-    printer = _Printer(group)
-    for completion in generator.batch(encoded, number, on_text=printer.add):
-      printer.end()
-      _note(number, completion)
-      number += 1
+    rows = list(itertools.product(range(len(group)), range(each)))
+    for first in range(0, len(rows), size):
+      part = rows[first : first + size]
+      names = [_name(before + place, sample, each) for place, sample in part]
+      heads = [f'=== {name} ===\n' if each > 1 else '' for name in names]
+      texts = [group[place] for place, _ in part]
+      printer = _Printer([''.join(x) for x in zip(heads, texts, strict=True)])
+      completions = generator.batch(
+        [encoded[place] for place, _ in part],
+        [sample for _, sample in part],
+        on_text=printer.add,
+      )
+      for name, completion in zip(names, completions, strict=True):
+        printer.end()
+        _note(name, completion)
+    before += len(group)
+
+
+def _name(prompt: int, sample: int, each: int) -> str:
+  """Of a sample; both are counted from 1."""
+  if each == 1:
+    return f'{prompt + 1}'
+  return f'prompt {prompt + 1}, sample {sample + 1}'
 
 
 class _Printer:
   """Prints texts that come in turns one after the other."""
 
-  def __init__(self, prompts: Sequence[str]):
-    self._texts = list(prompts)
+  def __init__(self, beginnings: Sequence[str]):
+    self._texts = list(beginnings)
     self._current = 0
     _show(self._texts[0])
 
-  def add(self, number: int, text: str):
-    """Takes new text of the prompt `number` of the group."""
-    if number == self._current:
+  def add(self, row: int, text: str):
+    """Takes new text of the batch's row `row`."""
+    if row == self._current:
       _show(text)
     else:
-      self._texts[number] += text
+      self._texts[row] += text
 
   def end(self):
     """The current text is whole: goes on to the next."""
@@ -72,7 +95,7 @@ def _show(text: str):
   print(text, end='', flush=True)
 
 
-def _note(number: int, completion: 'Completion'):
+def _note(name: str, completion: 'Completion'):
   """Why a continuation ended, and what was left out, on stderr."""
   reasons = {
     'end': 'end of document',
@@ -85,7 +108,7 @@ def _note(number: int, completion: 'Completion'):
       f'; {completion.dropped_bytes} byte(s) that form no character left out'
     )
   print(
-    f'[{number + 1}: {completion.tokens} tokens, '
+    f'[{name}: {completion.tokens} tokens, '
     f'{reasons[completion.stop]}{dropped}]',
     file=sys.stderr,
     flush=True,
@@ -107,92 +130,44 @@ class Completion:
   dropped_bytes: int
 
 
-def sample(
-  logits_BxV: jax.Array,
-  keys_B: jax.Array,
-  *,
-  temperature: float,
-  top_k: int,
-  top_p: float,
-) -> jax.Array:
-  """Draws an id a row; the likeliest one at temperature 0.
-
-  First the temperature, then the k likeliest, then the smallest set that holds
-  `top_p` of what is left (Holtzman et al. 2020, equation 2).
-
-  Returns:
-    int32 [B].
-  """
-  if temperature == 0:
-    return jnp.argmax(logits_BxV, axis=-1).astype(jnp.int32)
-  logits_BxV = logits_BxV / temperature
-  if top_k or top_p < 1:
-    V = logits_BxV.shape[-1]
-    sorted_BxV, ids_BxV = jax.lax.top_k(
-      logits_BxV, min(top_k, V) if top_k else V
-    )
-    if top_p < 1:
-      p_BxV = jax.nn.softmax(sorted_BxV, axis=-1)
-      before_BxV = jnp.cumsum(p_BxV, axis=-1) - p_BxV
-      # The likeliest is kept whatever top_p is.
-      kept_BxV = (before_BxV < top_p).at[:, 0].set(True)
-      sorted_BxV = jnp.where(kept_BxV, sorted_BxV, -jnp.inf)
-    place_B = jax.vmap(jax.random.categorical)(keys_B, sorted_BxV)
-    drawn_Bx1 = jnp.take_along_axis(ids_BxV, place_B[:, None], axis=-1)
-    return drawn_Bx1[:, 0].astype(jnp.int32)
-  drawn_B = jax.vmap(jax.random.categorical)(keys_B, logits_BxV)
-  return drawn_B.astype(jnp.int32)
-
-
 class Generator:
-  """Continues batches of prompts; compiles once for each batch size."""
+  """Continues batches of prompts; compiles once for each batch size.
+
+  A sample is a function of the model, `generate.seed`, the prompt and the
+  number of the sample, and not of what is decoded beside it. Special ids are
+  never drawn, and EOS ends a continuation.
+  """
 
   def __init__(self, run: trained.Trained):
     self._params, self._coder = run.params, run.tokenizer
     self._settings = settings = run.config.generate
     self._length = run.config.data.sequence_length
-    model = run.model
     allowed_V = jnp.asarray(scoring.allowed_ids(run.tokenizer, end=True))
-
-    def draw(params, hidden_BxD, seed, number_B, position_B):
-      logits_BxV = model.logits(params, hidden_BxD[:, None])[:, 0]
-      logits_BxV = jnp.where(
-        allowed_V, logits_BxV.astype(jnp.float32), -jnp.inf
+    if settings.beams > 1:
+      search = beam.make_search(
+        run.model,
+        allowed_V,
+        context=self._length,
+        beams=settings.beams,
+        max_tokens=min(settings.max_tokens, self._length),
+        alpha=settings.length_penalty,
+        repetition_penalty=settings.repetition_penalty,
       )
-      # Of the prompt's number and the position: the draw does not depend on
-      # what else is in the batch.
-      key = step.named_key(jax.random.PRNGKey(seed), 'generate')
-      keys_B = jax.vmap(
-        lambda n, p: jax.random.fold_in(jax.random.fold_in(key, n), p)
-      )(number_B, position_B)
-      return sample(
-        logits_BxV,
-        keys_B,
-        temperature=settings.temperature,
-        top_k=settings.top_k,
-        top_p=settings.top_p,
-      )
-
-    def start(params, batch, seed, number_B):
-      hidden_BxLxD, cache = model.start(params, batch, self._length)
-      last_B = cache['length'] - 1
-      hidden_BxD = jnp.take_along_axis(
-        hidden_BxLxD, last_B[:, None, None], axis=1
-      )[:, 0]
-      return draw(params, hidden_BxD, seed, number_B, cache['length']), cache
-
-    def extend(params, cache, ids_B, seed, number_B):
-      hidden_Bx1xD, cache = model.extend(params, cache, ids_B[:, None])
-      hidden_BxD = hidden_Bx1xD[:, 0]
-      return draw(params, hidden_BxD, seed, number_B, cache['length']), cache
-
-    self._start = jax.jit(start)
-    self._extend = jax.jit(extend, donate_argnums=1)
+      self._search = jax.jit(search)
+    else:
+      start, extend = _make_steps(run.model, allowed_V, self._length, settings)
+      self._start = jax.jit(start)
+      self._extend = jax.jit(extend, donate_argnums=1)
 
   @property
   def batch_size(self) -> int:
-    """Prompts decoded together."""
+    """Continuations decoded together."""
     return self._settings.batch_size
+
+  @property
+  def samples_per_prompt(self) -> int:
+    """Continuations of each prompt."""
+    return self._settings.samples_per_prompt
 
   def encode(self, prompt: str) -> np.ndarray:
     """Ids of a prompt behind BOS.
@@ -210,63 +185,143 @@ class Generator:
     return ids.astype(np.int32)
 
   def __call__(self, prompts: Sequence[str]) -> list[Completion]:
-    """Continues each prompt, in batches."""
+    """Continues each prompt `samples_per_prompt` times, in batches.
+
+    Returns:
+      All samples of the first prompt, then those of the second, ...
+    """
     encoded = [self.encode(prompt) for prompt in prompts]
+    rows = list(itertools.product(encoded, range(self.samples_per_prompt)))
     completions = []
-    for first in range(0, len(encoded), self.batch_size):
-      group = encoded[first : first + self.batch_size]
-      completions += self.batch(group, first)
+    for first in range(0, len(rows), self.batch_size):
+      group, samples = zip(*rows[first : first + self.batch_size], strict=True)
+      completions += self.batch(group, samples)
     return completions
 
   def batch(
     self,
-    group: list[np.ndarray],
-    first: int,
+    group: Sequence[np.ndarray],
+    samples: Sequence[int] | None = None,
     *,
-    on_text: Callable[[int, str], None] = lambda place, text: None,
+    on_text: Callable[[int, str], None] = lambda row, text: None,
   ) -> list[Completion]:
     """Continues one batch of encoded prompts together.
 
     Args:
       group: ids of at most `batch_size` prompts.
-      first: number of the first prompt, which its draws depend on.
+      samples: the number of each one's sample, on which its draws depend;
+        0 for all where left out.
       on_text: is given a prompt's place in the group and the characters that
-        are complete, as they come.
+        are complete, as they come; of beam search, all at the end.
     """
     # One program for a lone prompt, one for any batch.
     size = self.batch_size if len(group) > 1 else 1
+    samples = [0] * len(group) if samples is None else samples
     rows = [
       _Row(self._coder, len(ids), self._length, self._settings.max_tokens)
       for ids in group
     ]
-    filled = group + [group[0]] * (size - len(group))
+    filled = [*group, *[group[0]] * (size - len(group))]
     batch = packing.one_a_row(filled, size, self._length)
-    number_B = jnp.arange(first, first + size)
+    if self._settings.beams > 1:
+      self._decode_beams(batch, rows, on_text)
+    else:
+      names = [_draw_name(*x) for x in zip(group, samples, strict=True)]
+      names += [names[0]] * (size - len(group))
+      self._decode_draws(batch, np.array(names, np.uint32), rows, on_text)
+    return [row.completion() for row in rows]
+
+  def _decode_draws(self, batch, names_Bx2, rows, on_text):
+    """A token of each row at a time, until all have ended."""
     seed = self._settings.seed
-    ids_B, cache = self._start(self._params, batch, seed, number_B)
+    ids_B, state = self._start(self._params, batch, seed, names_Bx2)
     while True:
       # Dispatched before the ids are read: the device does not wait for us.
-      following, cache = self._extend(
-        self._params, cache, ids_B, seed, number_B
+      following, state = self._extend(
+        self._params, state, ids_B, seed, names_Bx2
       )
-      new_B = np.asarray(ids_B).tolist()
-      for place, row in enumerate(rows):
-        text = row.feed(new_B[place])
-        if text:
-          on_text(place, text)
+      _feed(rows, np.asarray(ids_B)[:, None], on_text)
       if all(row.stop for row in rows):
-        return [row.completion() for row in rows]
+        return
       ids_B = following
+
+  def _decode_beams(self, batch, rows, on_text):
+    """All tokens at once."""
+    limits = [row.limit for row in rows]
+    limits += limits[:1] * (len(batch.tokens_BxL) - len(rows))
+    found = self._search(self._params, batch, np.array(limits, np.int32))
+    _feed(rows, np.asarray(found.ids_BxT), on_text)
+
+
+def _make_steps(model: base.Model, allowed_V, length: int, settings):
+  """The first draw of a batch and every later one, not yet compiled."""
+
+  def draw(params, hidden_BxD, seen_BxV, seed, names_Bx2, position_B):
+    logits_BxV = model.logits(params, hidden_BxD[:, None])[:, 0]
+    logits_BxV = sampling.penalize(
+      logits_BxV.astype(jnp.float32), seen_BxV, settings.repetition_penalty
+    )
+    key = step.named_key(jax.random.PRNGKey(seed), 'generate')
+
+    def fold(*numbers):
+      return functools.reduce(jax.random.fold_in, numbers, key)
+
+    # Of the sample and its position: not of what else is in the batch.
+    ids_B = sampling.sample(
+      jnp.where(allowed_V, logits_BxV, -jnp.inf),
+      jax.vmap(fold)(names_Bx2[:, 0], names_Bx2[:, 1], position_B),
+      temperature=settings.temperature,
+      top_k=settings.top_k,
+      top_p=settings.top_p,
+      min_p=settings.min_p,
+    )
+    return ids_B, sampling.see(seen_BxV, ids_B)
+
+  def start(params, batch, seed, names_Bx2):
+    hidden_BxLxD, cache = model.start(params, batch, length)
+    last_B = cache['length'] - 1
+    hidden_BxD = jnp.take_along_axis(
+      hidden_BxLxD, last_B[:, None, None], axis=1
+    )[:, 0]
+    seen_BxV = sampling.prompt_ids(batch, len(allowed_V))
+    ids_B, seen_BxV = draw(
+      params, hidden_BxD, seen_BxV, seed, names_Bx2, cache['length']
+    )
+    return ids_B, (cache, seen_BxV)
+
+  def extend(params, state, ids_B, seed, names_Bx2):
+    cache, seen_BxV = state
+    hidden_Bx1xD, cache = model.extend(params, cache, ids_B[:, None])
+    ids_B, seen_BxV = draw(
+      params, hidden_Bx1xD[:, 0], seen_BxV, seed, names_Bx2, cache['length']
+    )
+    return ids_B, (cache, seen_BxV)
+
+  return start, extend
+
+
+def _draw_name(prompt: np.ndarray, sample: int) -> tuple[int, int]:
+  """What tells the draws of one sample from those of others."""
+  return zlib.crc32(prompt.astype('<i4').tobytes()), sample
+
+
+def _feed(rows: Sequence['_Row'], ids_BxT: np.ndarray, on_text):
+  """Gives each row its new ids, and `on_text` the text that they complete."""
+  for place, row in enumerate(rows):
+    text = ''.join(row.feed(new) for new in ids_BxT[place].tolist())
+    if text:
+      on_text(place, text)
 
 
 class _Row:
-  """The state of one prompt while its batch is decoded."""
+  """The state of one continuation, of at most `limit` tokens, in its batch."""
 
   def __init__(self, coder, prompt: int, context: int, max_tokens: int):
     self._decoder = tokenizer.StreamDecoder(coder)
     # The last position read can still predict one more token.
-    self._room = context - prompt + 1
-    self._max_tokens = max_tokens
+    room = context - prompt + 1
+    self.limit = min(max_tokens, room)
+    self._reason = 'max_tokens' if max_tokens <= room else 'context'
     self._parts: list[str] = []
     self._tokens = 0
     self.stop = ''
@@ -281,11 +336,8 @@ class _Row:
     else:
       self._tokens += 1
       text = self._decoder.feed([new])
-      if self._tokens == self._max_tokens:
-        self.stop = 'max_tokens'
-      elif self._tokens == self._room:
-        self.stop = 'context'
-      if self.stop:
+      if self._tokens == self.limit:
+        self.stop = self._reason
         text += self._decoder.flush()
     self._parts.append(text)
     return text

@@ -35,6 +35,19 @@ class Passage:
 
 
 @dataclasses.dataclass(frozen=True)
+class Part:
+  """Scored ids [first, first + n) of a passage: what one window scores.
+
+  bits_n, special_mass_n: float32, of each id.
+  """
+
+  passage: Passage
+  first: int
+  bits_n: np.ndarray
+  special_mass_n: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
 class Score:
   """Sums over passages.
 
@@ -138,43 +151,79 @@ class ExactScorer:
       advance: is told how many windows have been scored since the last call.
     """
     bits, mass, tokens, size = 0.0, 0.0, 0, 0
-    waiting: list[tuple[np.ndarray, int]] = []
-
-    def flush():
-      nonlocal bits, mass
-      batch, first_B, count_B = self._batch(waiting)
-      result = self._score(params, batch, first_B, count_B, allowed_V)
-      batch_bits, batch_mass = jax.device_get(result)
-      bits += float(batch_bits.astype(np.float64).sum())
-      mass += float(batch_mass.astype(np.float64).sum())
-      advance(len(waiting))
-      waiting.clear()
-
-    for passage in passages:
-      ids = np.concatenate([passage.context, passage.scored])
-      size += passage.size
-      tokens += len(passage.scored)
-      for start, scored, stop in spans(
-        len(passage.context), len(ids), self._length
-      ):
-        waiting.append((ids[start:stop], stop - scored))
-        if len(waiting) == self._batch_size:
-          flush()
-    if waiting:
-      flush()
+    for parts in self.batches(params, passages, allowed_V):
+      for part in parts:
+        bits += float(part.bits_n.sum(dtype=np.float64))
+        mass += float(part.special_mass_n.sum(dtype=np.float64))
+        tokens += len(part.bits_n)
+        size += part.passage.size if part.first == 0 else 0
+      advance(len(parts))
     return Score(bits, size, tokens, mass)
 
-  def _batch(self, windows: list[tuple[np.ndarray, int]]):
+  def batches(
+    self,
+    params: base.Params,
+    passages: Iterable[Passage],
+    allowed_V: np.ndarray,
+  ) -> Iterator[list[Part]]:
+    """What each id costs, in order, as many windows at a time as a batch has.
+
+    Holds one batch besides the passages that it is of.
+    """
+    waiting: list[_Window] = []
+
+    def score() -> list[Part]:
+      batch, first_B, count_B = self._batch(waiting)
+      result = self._score(params, batch, first_B, count_B, allowed_V)
+      bits_Bxh, mass_Bxh = jax.device_get(result)
+      parts = [
+        Part(
+          window.passage, window.first, bits_h[: window.n], mass_h[: window.n]
+        )
+        for window, bits_h, mass_h in zip(
+          waiting,
+          bits_Bxh,
+          mass_Bxh,
+          strict=False,  # rows of padding
+        )
+      ]
+      waiting.clear()
+      return parts
+
+    for passage in passages:
+      before = len(passage.context)
+      ids = np.concatenate([passage.context, passage.scored])
+      for start, scored, stop in spans(before, len(ids), self._length):
+        waiting.append(
+          _Window(passage, ids[start:stop], scored - before, stop - scored)
+        )
+        if len(waiting) == self._batch_size:
+          yield score()
+    if waiting:
+      yield score()
+
+  def _batch(self, windows: list['_Window']):
     """Windows as rows, and the place and number of their scored positions."""
-    tokens = [np.append(tokenizer.BOS, ids[:-1]) for ids, _ in windows]
+    tokens = [np.append(tokenizer.BOS, window.ids[:-1]) for window in windows]
     batch = packing.one_a_row(tokens, self._batch_size, self._length)
     first_B, count_B = np.zeros((2, self._batch_size), np.int32)
-    for row, (ids, scored) in enumerate(windows):
-      batch.targets_BxL[row, : len(ids)] = ids
-      first_B[row], count_B[row] = len(ids) - scored, scored
+    for row, window in enumerate(windows):
+      length = len(window.ids)
+      batch.targets_BxL[row, :length] = window.ids
+      first_B[row], count_B[row] = length - window.n, window.n
     rows = sharding.local_rows(self._mesh, self._batch_size)
     local = jax.tree.map(lambda x: x[rows], (batch, first_B, count_B))
     return sharding.put_batch(self._mesh, local, self._batch_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Window:
+  """Ids of a row; the last n are scored, the passage's from `first` on."""
+
+  passage: Passage
+  ids: np.ndarray
+  first: int
+  n: int
 
 
 def _make_score(model: base.Model, half: int):

@@ -26,7 +26,6 @@ from lm import (
   evaluate,
   files,
   flops,
-  generate,
   metrics,
   models,
   objectives,
@@ -34,9 +33,11 @@ from lm import (
   program,
   provenance,
   run_folder,
+  samples,
   sharding,
   step,
   stopping,
+  text_figures,
   trained,
 )
 from lm.data import packing, prepare
@@ -417,7 +418,7 @@ class _Run:
     )
     figures = evaluate.score(run, folder)
     self.writer.write(number, 'test', {'seconds': self._seconds(), **figures})
-    sample = self._write_samples(run)
+    sample, of_samples = samples.write(run, self.workdir)
     known = self.baselines.result() if self.baselines else {}
     files.write_json(folder / 'baselines.json', known)
     last = {line['split']: line for line in metrics.read(self.workdir)}
@@ -428,6 +429,7 @@ class _Run:
         'seconds': self._seconds(),
         **figures,
         **known,
+        **of_samples,
         'loss': last['train'].get('loss'),
         'validation_loss': last['validation']['loss'],
         'best_step': (self.position.best or {}).get('step'),
@@ -440,31 +442,9 @@ class _Run:
     if sample:
       print(f'\n{sample}\n')
     print(evaluate.table(figures, known))
+    if of_samples:
+      print(text_figures.table(of_samples))
     print(f'report: {path}')
-
-  def _write_samples(self, run: trained.Trained) -> str:
-    """Continues test documents; the first sample, for the terminal."""
-    count = self.config.generate.samples
-    prompts = evaluate.prompts(self.workdir / 'held_out', count)
-    if not prompts:
-      return ''
-    prompts = [self._shortened(prompt) for prompt in prompts]
-    completions = generate.Generator(run)(prompts)
-    blocks = [
-      f'=== step {run.step}, sample {i} ===\n{prompt}[...]{completion.text}\n'
-      for i, (prompt, completion) in enumerate(
-        zip(prompts, completions, strict=True), 1
-      )
-    ]
-    files.write(self.workdir / 'samples.txt', '\n'.join(blocks))
-    return f'{prompts[0]}[...]{completions[0].text}'
-
-  def _shortened(self, prompt: str) -> str:
-    """Leaves half of the context to the continuation."""
-    room = self.config.data.sequence_length // 2
-    while prompt and len(self.coder.encode(prompt)) > room - 1:  # BOS
-      prompt = prompt[: len(prompt) * 3 // 4]
-    return prompt
 
 
 def _due(number: int, every: int, last: int) -> bool:

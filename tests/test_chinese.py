@@ -122,7 +122,7 @@ def test_a_batch_says_what_each_prompt_says_alone(workdir, temperature):
   by_batch = together(_PROMPTS)
   alone = generator(workdir, batch_size=1, **fields)
   for number, prompt in enumerate(_PROMPTS):
-    [completion] = alone.batch([alone.encode(prompt)], number)
+    [completion] = alone.batch([alone.encode(prompt)])
     assert completion == by_batch[number]
   # In pairs too, with a row of filling at the end.
   pairs = generator(workdir, batch_size=2, **fields)
@@ -134,7 +134,7 @@ def test_only_whole_characters_come_out_and_dropped_bytes_are_counted(workdir):
   parts = {place: [] for place in range(8)}
   encoded = [drawn.encode('我们')] * 8
   completions = drawn.batch(
-    encoded, 0, on_text=lambda place, text: parts[place].append(text)
+    encoded, range(8), on_text=lambda place, text: parts[place].append(text)
   )
   # At so high a temperature bytes come in no order.
   assert sum(completion.dropped_bytes for completion in completions) > 0

@@ -98,7 +98,12 @@ OUT_OF_RANGE = {
   'generate.temperature': (-0.1, math.inf),
   'generate.top_k': (-1, None),
   'generate.top_p': (-0.1, 1.1),
+  'generate.min_p': (-0.1, 1.1),
+  'generate.repetition_penalty': (0.9, math.inf),
+  'generate.beams': (0, None),
+  'generate.length_penalty': (-0.1, math.inf),
   'generate.seed': (-1, 2**32),
+  'generate.samples_per_prompt': (0, None),
   'generate.batch_size': (0, None),
   'generate.samples': (-1, None),
 }
@@ -143,6 +148,14 @@ MISFITS = [
   (
     {'data.vocab_size': 527, 'data.tokenizer': 'unigram'},
     'data.vocab_size=527 .* needs at least 528',
+  ),
+  (
+    {'generate.beams': 2},
+    'generate.beams=2 .* generate.temperature=0.8; give --config.*=0 with it',
+  ),
+  (
+    {'generate.samples_per_prompt': 2, 'generate.temperature': 0.0},
+    'samples_per_prompt=2, but generate.temperature=0 gives the likeliest tok',
   ),
   ({'data.tokenizer': 'no/such'}, "data.tokenizer='no/such'; choose from"),
   ({'data.tokenizer': ''}, "data.tokenizer=''; choose from"),

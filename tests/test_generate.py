@@ -12,50 +12,6 @@ from test_scoring import causal_row
 from lm import config as config_lib, errors, generate, models, scoring, trained
 from lm.data import tokenizer
 
-LOGITS = jnp.log(jnp.array([0.5, 0.25, 0.15, 0.1]))
-
-
-def draws(count=4000, **settings):
-  settings = {'temperature': 1.0, 'top_k': 0, 'top_p': 1.0, **settings}
-  keys = jax.random.split(jax.random.PRNGKey(0), count)
-  ids = generate.sample(jnp.broadcast_to(LOGITS, (count, 4)), keys, **settings)
-  return np.bincount(ids, minlength=4) / count
-
-
-def test_plain_sampling_follows_the_distribution():
-  np.testing.assert_allclose(draws(), [0.5, 0.25, 0.15, 0.1], atol=0.03)
-
-
-def test_temperature_sharpens():
-  p = np.array([0.5, 0.25, 0.15, 0.1]) ** 2
-  np.testing.assert_allclose(draws(temperature=0.5), p / p.sum(), atol=0.03)
-
-
-def test_temperature_zero_takes_the_likeliest():
-  assert draws(count=50, temperature=0.0).tolist() == [1, 0, 0, 0]
-
-
-def test_top_k_keeps_k():
-  np.testing.assert_allclose(draws(top_k=2), [2 / 3, 1 / 3, 0, 0], atol=0.03)
-  assert draws(count=50, top_k=1).tolist() == [1, 0, 0, 0]
-  np.testing.assert_allclose(
-    draws(top_k=100), [0.5, 0.25, 0.15, 0.1], atol=0.03
-  )
-
-
-@pytest.mark.parametrize(
-  ('top_p', 'kept'), [(0.0, 1), (0.4, 1), (0.6, 2), (0.8, 3), (0.95, 4)]
-)
-def test_top_p_keeps_the_smallest_set_that_holds_it(top_p, kept):
-  p = np.array([0.5, 0.25, 0.15, 0.1])
-  p[kept:] = 0
-  np.testing.assert_allclose(draws(top_p=top_p), p / p.sum(), atol=0.03)
-
-
-def test_top_p_is_of_what_top_k_left():
-  # Of the two likeliest, the first holds 2/3.
-  assert draws(count=50, top_k=2, top_p=0.6).tolist() == [1, 0, 0, 0]
-
 
 def make_run(config):
   """An untrained model whose most probable next ids vary."""
@@ -93,8 +49,8 @@ def test_a_prompt_continues_the_same_alone_and_in_any_batch(run, temperature):
   run = with_settings(run, temperature=temperature)
   generator = generate.Generator(run)
   encoded = [generator.encode(prompt) for prompt in PROMPTS]
-  together = generator.batch(encoded, 0)
-  alone = [generator.batch([ids], n)[0] for n, ids in enumerate(encoded)]
+  together = generator.batch(encoded)
+  alone = [generator.batch([ids])[0] for ids in encoded]
   assert together == alone
   small = generate.Generator(with_settings(run, batch_size=2))
   assert small(PROMPTS) == together
@@ -130,8 +86,10 @@ def test_the_seed_decides(run):
 
 
 def test_only_text_comes_out_and_broken_bytes_are_counted(run):
-  run = with_settings(run, temperature=2.0, max_tokens=24, top_p=1.0)
-  completions = generate.Generator(run)(['abc'] * 8)
+  run = with_settings(
+    run, temperature=2.0, max_tokens=24, top_p=1.0, samples_per_prompt=8
+  )
+  completions = generate.Generator(run)(['abc'])
   assert any(c.dropped_bytes for c in completions)
   for completion in completions:
     size = len(completion.text.encode())
@@ -139,12 +97,96 @@ def test_only_text_comes_out_and_broken_bytes_are_counted(run):
     assert '\ufffd' not in completion.text
 
 
+def test_samples_of_a_prompt_differ_and_each_can_be_had_alone(run):
+  run = with_settings(run, temperature=1.0, samples_per_prompt=3)
+  generator = generate.Generator(run)
+  samples = generator(PROMPTS)
+  texts = [c.text for c in samples]
+  assert len(set(texts)) == len(samples) == 3 * len(PROMPTS)
+  # Whatever the size of the batch, the other prompts and their order.
+  for size in (1, 2, 5):
+    other = generate.Generator(with_settings(run, batch_size=size))
+    assert other(PROMPTS) == samples
+  backwards = generator(PROMPTS[::-1])
+  assert backwards[:3] == samples[-3:]
+  [last] = generator.batch([generator.encode(PROMPTS[1])], [2])
+  assert last == samples[5]
+  # And whether or not others are drawn.
+  one = generate.Generator(with_settings(run, samples_per_prompt=1))
+  assert one(PROMPTS) == samples[::3]
+
+
+@pytest.mark.parametrize('temperature', [0.0, 1.0])
+def test_the_penalty_counts_the_prompt_and_what_was_drawn(run, temperature):
+  """So large a penalty leaves the seen ids no chance."""
+  settings = {'temperature': temperature, 'top_p': 1.0, 'max_tokens': 12}
+  prompts = ['abcabc', 'Some longer prompt']
+  free = generate.Generator(with_settings(run, **settings))
+  fined = generate.Generator(
+    with_settings(run, **settings, repetition_penalty=1e9)
+  )
+  repeats = 0
+  for prompt in prompts:
+    # As the ids are bytes, most draws form no character: look at the ids.
+    for generator, allowed in ((free, True), (fined, False)):
+      ids = drawn_ids(generator, prompt)
+      seen = generator.encode(prompt).tolist()
+      again = sum(i in [*seen, *ids[:n]] for n, i in enumerate(ids))
+      repeats += again
+      assert allowed or not again
+  assert repeats
+
+
+def drawn_ids(generator, prompt):
+  """The ids of a continuation, by a row that keeps them."""
+  kept = []
+  coder = generator._coder
+
+  class Keeping:
+    def decode_bytes(self, ids):
+      kept.extend(ids)
+      return coder.decode_bytes(ids)
+
+  encoded = generator.encode(prompt)
+  generator._coder = Keeping()
+  generator.batch([encoded])
+  generator._coder = coder
+  return kept
+
+
+def test_min_p_of_one_is_greedy(run):
+  drawn = with_settings(run, temperature=1.5, top_p=1.0, min_p=1.0)
+  greedy = with_settings(run, temperature=0.0)
+  assert generate.Generator(drawn)(PROMPTS) == generate.Generator(greedy)(
+    PROMPTS
+  )
+
+
+def test_several_samples_are_named_where_they_are_printed(
+  run, monkeypatch, capsys
+):
+  run = with_settings(run, temperature=1.0, samples_per_prompt=2, batch_size=3)
+  monkeypatch.setattr(generate.trained, 'load', lambda *_: run)
+  generate.run(None, {}, ['One', '二'], one_by_one=False)
+  out, err = capsys.readouterr()
+  completions = generate.Generator(run)(['One', '二'])
+  expected = [
+    f'=== prompt {i}, sample {j} ===\n{prompt}'
+    for i, prompt in enumerate(['One', '二'], 1)
+    for j in (1, 2)
+  ]
+  assert out == ''.join(
+    f'{head}{c.text}\n' for head, c in zip(expected, completions, strict=True)
+  )
+  assert err.startswith('[prompt 1, sample 1: 8 tokens, generate.max_tokens')
+
+
 def test_streamed_text_is_the_completion(run):
   parts = {}
   generator = generate.Generator(with_settings(run, temperature=1.5))
   encoded = [generator.encode(prompt) for prompt in PROMPTS]
   completions = generator.batch(
-    encoded, 0, on_text=lambda n, text: parts.setdefault(n, []).append(text)
+    encoded, on_text=lambda n, text: parts.setdefault(n, []).append(text)
   )
   for number, completion in enumerate(completions):
     assert ''.join(parts.get(number, [])) == completion.text
@@ -153,11 +195,12 @@ def test_streamed_text_is_the_completion(run):
 def test_stops_at_max_tokens_at_the_context_and_at_the_end(run):
   L = run.config.data.sequence_length
   generator = generate.Generator(with_settings(run, max_tokens=5))
-  allowed = {c.stop for c in generator(['abc'] * 4)}
+  allowed = {c.stop for c in generator(PROMPTS)}
   assert allowed <= {'max_tokens', 'end'}
-  long = generate.Generator(with_settings(run, max_tokens=10**6))
-  prompt = 'a' * (L - 4)
-  completions = long([prompt] * 8)
+  long = generate.Generator(
+    with_settings(run, max_tokens=10**6, samples_per_prompt=8)
+  )
+  completions = long(['a' * (L - 4)])
   assert any(c.stop == 'context' for c in completions)
   for completion in completions:
     # BOS and L - 4 bytes are read; the last of L positions predicts one more.

@@ -304,6 +304,87 @@ def test_benchmark_ends_in_a_line_of_json_and_leaves_no_run(
   assert 'model_flops_utilization' not in figures
 
 
+def test_any_text_is_scored_as_the_test_documents_are(run, workdir):
+  path = workdir / 'held_out' / 'test.jsonl'
+  flags = ('--mode=evaluate', f'--workdir={workdir}')
+  code, out, err = run(*flags, f'--config.data.path={path}')
+  assert code == 0
+  *tokens, figures = map(json.loads, out.split('\n')[:-1])
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  final = json.loads(lines[-1])
+  for name in ('bits_per_byte', 'bytes'):
+    assert figures[name] == pytest.approx(final[name], abs=1e-5)
+  assert f'{final["bits_per_byte"]:.3f}  bits per byte' in err
+  documents = {}
+  for token in tokens:
+    documents.setdefault(token['document'], []).append(token)
+  texts = path.read_text('utf-8').split('\n')[:-1]
+  assert list(documents) == [f'test.jsonl:{n + 1}' for n in range(len(texts))]
+  for line, found in zip(texts, documents.values(), strict=True):
+    assert ''.join(t['text'] for t in found) == json.loads(line)['text']
+  # The same bytes from stdin, as one document.
+  text = json.loads(texts[0])['text']
+  code, out, _ = run(*flags, '--config.data.path=-', stdin=text.encode())
+  assert code == 0
+  *again, figures = map(json.loads, out.split('\n')[:-1])
+  first = documents['test.jsonl:1']
+  assert [t['bits'] for t in again] == pytest.approx(
+    [t['bits'] for t in first], abs=1e-4
+  )
+  assert figures['documents'] == 1
+
+
+@pytest.mark.parametrize(
+  ('path', 'words'),
+  [
+    ('nowhere.txt', ("data.path='nowhere.txt'", 'does not exist')),
+    ('', ('data.path', "is ''; give a file")),
+    ('empty.txt', ("data.path='empty.txt'", 'no text')),
+    ('blank', ("data.path='blank'", 'no text')),
+    ('-', ("data.path='-'", 'no text')),
+    ('zh.txt', ('zh.txt', 'byte 3', 'iconv')),
+    ('zh.log', ('zh.log', 'byte 3', 'iconv')),
+    ('folder', ("data.path='folder'", 'no file')),
+    ('broken.jsonl', ('broken.jsonl:1', 'JSON')),
+  ],
+)
+def test_a_text_that_cannot_be_scored_is_one_line(
+  run, workdir, tmp_path, path, words
+):
+  (tmp_path / 'folder').mkdir()
+  chinese = b'ok\n' + '中文'.encode('gb18030')
+  for name, content in {
+    'empty.txt': b'',
+    'blank': b' \n',
+    'zh.txt': chinese,
+    'zh.log': chinese,
+    'broken.jsonl': b'{\n',
+  }.items():
+    (tmp_path / name).write_bytes(content)
+  flags = ('--mode=evaluate', f'--workdir={workdir}')
+  line = mistake(run(*flags, f'--config.data.path={path}', cwd=tmp_path))
+  for word in words:
+    assert word in line
+
+
+def test_samples_come_with_figures_beside_the_held_out_text(
+  run, tiny, workdir, tmp_path
+):
+  folder = shutil.copytree(workdir, tmp_path / 'copy')
+  flags = ('--config.generate.samples=2', '--config.train.steps=3')
+  flags += ('--config.generate.samples_per_prompt=2',)
+  code, out, err = run(*tiny, *flags, f'--workdir={folder}')
+  assert (code, err) == (0, '')
+  samples = (folder / 'samples.txt').read_text('utf-8')
+  assert samples.count('=== step 3, sample ') == 4
+  final = json.loads((folder / 'metrics.jsonl').read_text().splitlines()[-1])
+  assert final['samples_count'] == 2
+  assert final['held_out_mean_tokens'] == 4  # generate.max_tokens
+  assert 0 < final['held_out_distinct_1'] <= 1
+  assert '2 sample(s) beside' in out
+  assert 'class="beside"' in (folder / 'report.html').read_text('utf-8')
+
+
 def test_prompts_come_from_stdin_line_by_line(run, workdir):
   flags = ('--mode=generate', f'--workdir={workdir}')
   flags += ('--config.generate.temperature=0',)

@@ -1,5 +1,7 @@
 """Units and meanings of the figures of a run, for people."""
 
+from lm import text_figures
+
 # Name → unit, meaning, for every figure with a fixed name.
 FIGURES = {
   'bits_per_byte': (
@@ -47,4 +49,15 @@ FIGURES = {
     "The objective's own loss on validation rows, at the last evaluation.",
   ),
   'best_step': ('steps', 'Where the validation loss was lowest.'),
+}
+
+# Of samples, and of what the test documents themselves go on with.
+FIGURES['samples_count'] = (
+  'samples',
+  'Test documents that were continued; with few of them the figures are rough.',
+)
+FIGURES |= {
+  f'{whose}_{name}': ('', f'{texts}: {meaning}')
+  for whose, texts in (('samples', 'Samples'), ('held_out', 'Held-out text'))
+  for name, (_, meaning) in text_figures.NAMES.items()
 }

@@ -15,7 +15,7 @@ from typing import Any
 import jinja2
 import markupsafe
 
-from lm import errors, files, metrics
+from lm import errors, files, metrics, text_figures
 from lm.report import figures, meanings
 
 # A page without them would leave a reader asking; they get a dash if absent.
@@ -95,6 +95,8 @@ def render(workdir: pathlib.Path) -> str:
     curves_note=_curves_note(lines),
     samples=samples,
     samples_cut=samples_cut,
+    samples_count=_value_text('samples_count', final.get('samples_count')),
+    samples_beside=_samples_beside(final),
     figures=_figure_rows(final),
     config=_flatten(config),
     provenance=_flatten(provenance),
@@ -311,6 +313,17 @@ def _curves_note(lines):
     f'From {figures.number_text(count)} train lines; each is the mean since '
     'the line before.'
   )
+
+
+def _samples_beside(final):
+  """Figures of the samples and of the held-out text, where there are any."""
+  rows = []
+  for name, (label, meaning) in text_figures.NAMES.items():
+    keys = [f'{whose}_{name}' for whose in ('samples', 'held_out')]
+    if any(final.get(k) is not None for k in keys):
+      cells = [text_figures.cell(name, _number(final.get(k))) for k in keys]
+      rows.append({'label': label, 'cells': cells, 'meaning': meaning})
+  return rows
 
 
 def _figure_rows(final):

@@ -28,6 +28,10 @@ FINAL = {
   'loss': 3.62,
   'loss/causal': 3.62,
   'tokens': 4800000,
+  'samples_count': 8,
+  'samples_distinct_1': 0.5121,
+  'held_out_distinct_1': 0.625,
+  'samples_mean_words': 91.5,
   'a_later_figure': 17.25,
 }
 HOSTILE = '<script>alert(1)</script> & "quoted" \x00\x1b 中文 \u202e'
@@ -118,6 +122,17 @@ def test_page_has_every_final_figure_and_baseline(make_run):
   for name in ('xz -9', 'xz -9 given the training text', 'unigram model'):
     assert f'>{name}</text>' in text
   assert '>2.443</text>' in text
+
+
+def test_samples_stand_beside_the_held_out_text(make_run):
+  text = _written(make_run([_train(1), FINAL]))
+  table = re.search(r'<table class="beside">.*?</table>', text, re.S).group()
+  rows = re.findall(r'<td>(.*?)</td><td[^>]*>(.*?)</td><td[^>]*>(.*?)<', table)
+  assert rows == [('distinct-1', '0.512', '0.625'), ('words', '91.5', '–')]
+  assert 'Samples: 8.' in text
+  without = {k: v for k, v in FINAL.items() if 'sample' not in k}
+  del without['held_out_distinct_1']
+  assert 'class="beside"' not in _written(make_run([_train(1), without]))
 
 
 def test_absent_figures_get_a_dash(make_run):

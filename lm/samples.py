@@ -1,0 +1,100 @@
+"""What a finished run writes: held-out documents continued, and measured."""
+
+import itertools
+import json
+import pathlib
+
+from lm import files, generate, text_figures, trained
+from lm.data import tokenizer
+
+# Characters of a held-out document that samples continue.
+_PROMPT = 120
+
+
+def write(
+  run: trained.Trained, workdir: pathlib.Path
+) -> tuple[str, dict[str, float]]:
+  """Continues the first test documents into WORKDIR/samples.txt.
+
+  Returns:
+    The first sample, for a terminal, and the figures of the first sample of
+    each document beside those of the document's own text there; '' and none
+    where `generate.samples` is 0 or the documents are empty.
+  """
+  pairs = openings(
+    workdir / 'held_out' / 'test.jsonl',
+    run.config.generate.samples,
+    run.tokenizer,
+    # Half of the context is left to the continuation.
+    most_tokens=run.config.data.sequence_length // 2 - 1,
+  )
+  if not pairs:
+    return '', {}
+  prompts = [prompt for prompt, _ in pairs]
+  generator = generate.Generator(run)
+  completions = generator(prompts)
+  each = generator.samples_per_prompt
+  blocks = [
+    f'=== step {run.step}, sample {i} ===\n'
+    f'{prompts[(i - 1) // each]}[...]{completion.text}\n'
+    for i, completion in enumerate(completions, 1)
+  ]
+  files.write(workdir / 'samples.txt', '\n'.join(blocks))
+  shown = f'{prompts[0]}[...]{completions[0].text}'
+  return shown, _figures(run, pairs, completions[::each])
+
+
+def openings(
+  path: pathlib.Path,
+  count: int,
+  coder: tokenizer.Tokenizer,
+  *,
+  most_tokens: int,
+) -> list[tuple[str, str]]:
+  """Beginnings of the first documents, to be continued, and what follows.
+
+  About `_PROMPT` characters, to the end of a word where there are any.
+  """
+  with open(path, encoding='utf-8', newline='\n') as f:
+    texts = [json.loads(line)['text'] for line in itertools.islice(f, count)]
+  pairs = []
+  for text in texts:
+    text = text.lstrip()
+    cut = text[:_PROMPT].rfind(' ')
+    prompt = text[: cut if cut > 0 else _PROMPT]
+    while prompt and len(coder.encode(prompt)) > most_tokens:
+      prompt = prompt[: len(prompt) * 3 // 4]
+    pairs.append((prompt, text[len(prompt) :]))
+  return pairs
+
+
+def _figures(run, pairs, completions) -> dict[str, float]:
+  """`samples_NAME` and `held_out_NAME`, see `text_figures.NAMES`.
+
+  Diversity and repetition depend on how much text there is: the held-out text
+  is cut to the tokens of its sample. Its length is what the same limit leaves.
+  """
+  coder, cfg = run.tokenizer, run.config
+  most_bytes = int(coder.byte_lengths_V.max())
+  truths, matched = [], []
+  for (prompt, rest), completion in zip(pairs, completions, strict=True):
+    read = len(coder.encode(prompt)) + 1  # BOS
+    limit = min(cfg.generate.max_tokens, cfg.data.sequence_length - read + 1)
+    ids = coder.encode(rest[: limit * most_bytes])[:limit]
+    truths.append(ids)
+    matched.append(coder.decode(ids[: completion.tokens]))
+  texts = [completion.text for completion in completions]
+  figures = {'samples_count': len(texts)}
+  of_samples = {
+    **text_figures.diversity(texts),
+    **text_figures.lengths(texts, [c.tokens for c in completions]),
+  }
+  of_truths = {
+    **text_figures.diversity(matched),
+    **text_figures.lengths(map(coder.decode, truths), map(len, truths)),
+  }
+  for name in text_figures.NAMES:
+    for whose, values in (('samples', of_samples), ('held_out', of_truths)):
+      if name in values:
+        figures[f'{whose}_{name}'] = values[name]
+  return figures

@@ -1,0 +1,102 @@
+"""From logits to an id: the repetition penalty, the filters and the draw."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from lm import types
+
+
+def penalize(
+  logits_BxV: jax.Array, seen_BxV: jax.Array, penalty: float
+) -> jax.Array:
+  """Lowers the logits of ids that were seen (Keskar et al. 2019, section 4.1).
+
+  A positive logit is divided by the penalty. A negative one, which a division
+  would raise, is multiplied by it; the paper does not tell the two apart.
+
+  penalty 2, logits [3 -1 1], seen [1 1 0] -> [1.5 -2 1]
+  """
+  if penalty == 1:
+    return logits_BxV
+  lowered_BxV = jnp.where(
+    logits_BxV > 0, logits_BxV / penalty, logits_BxV * penalty
+  )
+  return jnp.where(seen_BxV, lowered_BxV, logits_BxV)
+
+
+def prompt_ids(batch: types.Batch, vocab_size: int) -> jax.Array:
+  """Which ids stand in each row's prompt; bool [B, V]."""
+  B = len(batch.tokens_BxL)
+  none_BxV = jnp.zeros((B, vocab_size), bool)
+  row_Bx1 = jnp.arange(B)[:, None]
+  return none_BxV.at[row_Bx1, batch.tokens_BxL].max(batch.segment_BxL != 0)
+
+
+def see(seen_BxV: jax.Array, ids_B: jax.Array) -> jax.Array:
+  """Marks one more id a row."""
+  return seen_BxV.at[jnp.arange(len(ids_B)), ids_B].set(True)
+
+
+def candidates(
+  logits_BxV: jax.Array,
+  *,
+  temperature: float,
+  top_k: int,
+  top_p: float,
+  min_p: float,
+) -> tuple[jax.Array, jax.Array]:
+  """What may be drawn: the temperature, then three filters, one on another.
+
+  The k likeliest; of these the smallest set that holds `top_p` of what is left
+  (Holtzman et al. 2020, equation 2); of these the ones that are at least
+  `min_p` times as likely as the likeliest (Nguyen et al. 2024). Each
+  keeps the likeliest.
+
+  Returns:
+    Logits [B, k], minus infinity for what was filtered out, and their ids.
+  """
+  V = logits_BxV.shape[-1]
+  logits = logits_BxV / temperature
+  ids = jnp.broadcast_to(jnp.arange(V), logits.shape)
+  if top_k or top_p < 1:
+    logits, ids = jax.lax.top_k(logits, min(top_k, V) if top_k else V)
+  if top_p < 1:
+    p = jax.nn.softmax(logits, axis=-1)
+    before = jnp.cumsum(p, axis=-1) - p
+    # The likeliest is kept whatever top_p is.
+    kept = (before < top_p).at[:, 0].set(True)
+    logits = jnp.where(kept, logits, -jnp.inf)
+  if min_p:
+    least = jnp.max(logits, axis=-1, keepdims=True) + math.log(min_p)
+    logits = jnp.where(logits < least, -jnp.inf, logits)
+  return logits, ids
+
+
+def sample(
+  logits_BxV: jax.Array,
+  keys_B: jax.Array,
+  *,
+  temperature: float,
+  top_k: int,
+  top_p: float,
+  min_p: float,
+) -> jax.Array:
+  """Draws an id a row of its `candidates`; at temperature 0 the likeliest.
+
+  Returns:
+    int32 [B].
+  """
+  if temperature == 0:
+    return jnp.argmax(logits_BxV, axis=-1).astype(jnp.int32)
+  logits_Bxk, ids_Bxk = candidates(
+    logits_BxV,
+    temperature=temperature,
+    top_k=top_k,
+    top_p=top_p,
+    min_p=min_p,
+  )
+  place_B = jax.vmap(jax.random.categorical)(keys_B, logits_Bxk)
+  drawn_Bx1 = jnp.take_along_axis(ids_Bxk, place_B[:, None], axis=-1)
+  return drawn_Bx1[:, 0].astype(jnp.int32)

@@ -1,0 +1,199 @@
+"""Any text, scored by a finished run: what each of its tokens costs.
+
+stdout is JSON lines. An object a token, in order:
+
+  {"document": "a.txt", "start": 0, "end": 3, "id": 812, "text": "The",
+   "bits": 5.25}
+
+`start` and `end` are bytes of the document's text in UTF-8; a document's tokens
+tile it from 0. A byte order mark at the head of a file is no text. A token that
+is only part of a character has the text null and the key `bytes`, in
+hexadecimal. The last token of a document is its end, of no byte.
+
+The last line is the figures: `bits_per_byte` counts the ends of documents, as
+the run's own figure on its test documents does; `text_bits_per_byte` does not.
+"""
+
+import dataclasses
+import io
+import json
+import pathlib
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from experiments import base as base_config
+from lm import config as config_lib, console, errors, evaluate, scoring, trained
+from lm.data import sources, tokenizer
+
+STDIN = '-'
+_WHOLE = 2**31 - 1  # bytes: no document is cut
+
+
+def run(workdir: pathlib.Path, overrides: Mapping[str, Any]):
+  """Scores the text at `data.path`, a file, folder, glob or - for stdin.
+
+  Args:
+    overrides: 'section.field' -> value; those of `data` say what to read and
+      the others what else differs from the run's own config.
+
+  Raises:
+    UserError: no run, or no text, or text that is not UTF-8.
+  """
+  config_lib.load(workdir)  # A mistake in it comes before any in the text.
+  path = overrides['data.path']
+  size, found = _open(overrides)
+  rest = {k: v for k, v in overrides.items() if not k.startswith('data.')}
+  run = trained.load(workdir, rest)
+  config_lib.check_scoring(run.config)
+  # On a terminal the lines themselves show how far it is.
+  stream = io.StringIO() if sys.stdout.isatty() else sys.stderr
+  with console.Progress(
+    'scoring byte', start=0, total=size, stream=stream
+  ) as progress:
+    figures = _score(run, found, progress)
+  if not figures['documents']:
+    raise errors.UserError(
+      f'data.path={path!r} holds no text to score; give a file that is not '
+      'empty'
+    )
+  print(json.dumps({'step': run.step, 'path': path, **figures}))
+  print(_table(workdir, run.step, path, figures), file=sys.stderr)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Text(scoring.Passage):
+  """A document; ends[i] is the byte behind its i-th id."""
+
+  name: str
+  ends: np.ndarray
+
+
+def _score(run: trained.Trained, found, progress) -> dict[str, Any]:
+  """Prints the lines of all tokens; the sums."""
+  scorer, coder = evaluate.make_scorer(run), run.tokenizer
+  allowed_V = scoring.allowed_ids(coder, end=True)
+  documents = skipped = tokens = size = 0
+  bits = end_bits = 0.0
+
+  def passages() -> Iterator[_Text]:
+    nonlocal skipped
+    for document in found:
+      if isinstance(document, sources.Skipped):
+        skipped += 1
+      else:
+        yield _passage(document, coder)
+
+  for parts in scorer.batches(run.params, passages(), allowed_V):
+    for part in parts:
+      lines = list(_lines(part, coder))
+      print(*(json.dumps(x, ensure_ascii=False) for x in lines), sep='\n')
+      bits += float(part.bits_n.sum(dtype=np.float64))
+      tokens += len(lines)
+      last = lines[-1]
+      if last['id'] == tokenizer.EOS:
+        documents, size = documents + 1, size + last['end']
+        end_bits += float(part.bits_n[-1])
+      progress.advance(last['end'] - lines[0]['start'])
+  figures = {'documents': documents, 'bytes': size, 'tokens': tokens}
+  if skipped:
+    figures['empty'] = skipped
+  if size:
+    figures |= {
+      'bits_per_byte': bits / size,
+      'text_bits_per_byte': (bits - end_bits) / size,
+      'bits': bits,
+      'end_bits': end_bits,
+      'scorer': run.objective.scorer,
+    }
+  return figures
+
+
+def _passage(document: sources.Document, coder: tokenizer.Tokenizer) -> _Text:
+  ids = coder.encode(document.text)
+  ends = np.cumsum(coder.byte_lengths_V[ids], dtype=np.int64)
+  return _Text(
+    context=np.zeros(0, np.int32),
+    scored=np.append(ids, np.int32(tokenizer.EOS)),
+    size=int(ends[-1]),
+    name=document.name,
+    ends=np.append(ends, ends[-1]),
+  )
+
+
+def _lines(
+  part: scoring.Part, coder: tokenizer.Tokenizer
+) -> Iterator[dict[str, Any]]:
+  """The object of each token."""
+  document, first = part.passage, part.first
+  stop = first + len(part.bits_n)
+  start = int(document.ends[first - 1]) if first else 0
+  for id_, end, bits in zip(
+    document.scored[first:stop].tolist(),
+    document.ends[first:stop].tolist(),
+    part.bits_n.tolist(),
+    strict=True,
+  ):
+    line = {'document': document.name, 'start': start, 'end': end, 'id': id_}
+    piece = coder.decode_bytes([id_])
+    try:
+      line['text'] = piece.decode()
+    except UnicodeDecodeError:
+      line |= {'text': None, 'bytes': piece.hex()}
+    yield {**line, 'bits': round(bits, 6)}
+    start = end
+
+
+def _open(overrides: Mapping[str, Any]):
+  """About how many bytes there are, and an iterator over the documents."""
+  path = overrides['data.path']
+  if path == STDIN:
+    data = sys.stdin.buffer.read() if sys.stdin else b''
+    return len(data), iter([_decoded(data, STDIN)])
+  file = pathlib.Path(path).expanduser()
+  text = file.suffix.lower() not in sources.SUFFIXES and not file.is_dir()
+  if text and file.exists():
+    try:
+      data = file.read_bytes()
+    except OSError as error:
+      raise errors.UserError(
+        f'data.path: {file} cannot be read ({error.strerror}); make it readable'
+      ) from None
+    return len(data), iter([_decoded(data, file.name)])
+  # Not the run's own `data`: that tells how its text was read.
+  config_data = base_config.get_config().data
+  given = {k: v for k, v in overrides.items() if k.startswith('data.')}
+  for field, value in given.items():
+    config_data[field.removeprefix('data.')] = value
+  config_data.source, config_data.document_bytes = 'files', _WHOLE
+  source = sources.make(config_data)
+  return sum(p.stat().st_size for p in source.inputs), source.documents()
+
+
+def _decoded(data: bytes, name: str) -> sources.Document | sources.Skipped:
+  try:
+    text = data.decode('utf-8-sig')
+  except UnicodeDecodeError as error:
+    raise errors.UserError(
+      f'data.path: {name} is not UTF-8 at byte {error.start}; convert it, for '
+      'instance with iconv -f GB18030 -t UTF-8 OLD > NEW'
+    ) from None
+  if not text or text.isspace():
+    return sources.Skipped(name, 'empty')
+  return sources.Document(name, text)
+
+
+def _table(workdir, step: int, path: str, figures: Mapping[str, Any]) -> str:
+  """The figures for a person."""
+  lines = [
+    f'{workdir}, step {step}: {path}, {figures["bytes"]:,} bytes, '
+    f'{figures["tokens"]:,} tokens, {figures["documents"]:,} document(s)',
+    f'  {figures["bits_per_byte"]:6.3f}  bits per byte, the end of each '
+    'document counted',
+    f'  {figures["text_bits_per_byte"]:6.3f}  bits per byte of the text alone',
+  ]
+  if 'empty' in figures:
+    lines.append(f'{figures["empty"]} empty document(s) left out')
+  return '\n'.join(lines)

@@ -1,0 +1,85 @@
+"""Samples and their figures: measured against the same places of real text."""
+
+import json
+
+import pytest
+from conftest import sentences
+from test_generate import make_run, with_settings
+
+from lm import generate, samples, text_figures
+from lm.data import tokenizer
+
+TEXTS = [
+  '  ' + sentences(1, 30),
+  '我们今天学习语言模型。' * 60,
+  'Short',
+  'x' * 300,
+]
+
+
+@pytest.fixture
+def workdir(tmp_path):
+  (tmp_path / 'held_out').mkdir()
+  rows = ''.join(json.dumps({'text': text}) + '\n' for text in TEXTS)
+  (tmp_path / 'held_out' / 'test.jsonl').write_text(rows)
+  return tmp_path
+
+
+def openings(workdir, coder, most_tokens, count=9):
+  path = workdir / 'held_out' / 'test.jsonl'
+  return samples.openings(path, count, coder, most_tokens=most_tokens)
+
+
+def test_openings_and_rests_are_the_documents(workdir):
+  coder = tokenizer.train('bytes', 528, [])
+  pairs = openings(workdir, coder, 10**6)
+  assert [a + b for a, b in pairs] == [text.lstrip() for text in TEXTS]
+  assert [len(a) for a, _ in pairs[1:]] == [120, 5, 120]
+  assert pairs[0][1][0] == ' '  # to the end of a word
+  assert openings(workdir, coder, 10**6, count=2) == pairs[:2]
+  for prompt, _ in openings(workdir, coder, 15):
+    assert 0 < len(coder.encode(prompt)) <= 15
+
+
+@pytest.mark.parametrize('share', [1.0, 0.5])
+@pytest.mark.parametrize('each', [1, 2])
+def test_true_text_as_a_sample_has_the_figures_of_the_held_out_text(
+  config, workdir, monkeypatch, share, each
+):
+  config.data.sequence_length = 64
+  run = with_settings(
+    make_run(config), max_tokens=24, samples=9, samples_per_prompt=each
+  )
+  rests = dict(openings(workdir, run.tokenizer, 31))
+
+  class Truthful(generate.Generator):
+    def __call__(self, prompts):
+      found = []
+      for prompt in prompts:
+        ids = run.tokenizer.encode(rests[prompt])[: int(24 * share)]
+        text = run.tokenizer.decode(ids)
+        found.append(generate.Completion(text, len(ids), 'max_tokens', 0))
+        # Other samples of the prompt are not measured.
+        found += [generate.Completion('z', 1, 'end', 0)] * (each - 1)
+      return found
+
+  monkeypatch.setattr(samples.generate, 'Generator', Truthful)
+  shown, figures = samples.write(run, workdir)
+  assert figures['samples_count'] == len(TEXTS)
+  same = [name for name in text_figures.NAMES if name[:4] != 'mean']
+  if share == 1:
+    same = list(text_figures.NAMES)
+  for name in same:
+    assert figures[f'samples_{name}'] == figures[f'held_out_{name}'], name
+  # 24 tokens, but for the document that ends.
+  assert figures['held_out_mean_tokens'] == 18
+  assert figures['samples_mean_tokens'] == 18 * share
+  blocks = (workdir / 'samples.txt').read_text('utf-8').split('=== step 0, ')
+  assert len(blocks) == 1 + each * len(TEXTS)
+  assert blocks[1] == f'sample 1 ===\n{shown}\n\n'
+
+
+def test_no_document_is_no_sample(config, workdir):
+  run = with_settings(make_run(config), samples=0)
+  assert samples.write(run, workdir) == ('', {})
+  assert not (workdir / 'samples.txt').exists()
