@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm import errors, scoring, step, trained
+from lm import errors, hosts, scoring, sharding, step, trained
 from lm.data import packing, tokenizer
 
 
@@ -36,12 +36,13 @@ def run(
   generator = Generator(trained.load(workdir, overrides))
   size = 1 if one_by_one else generator.batch_size
   prompts, number = iter(prompts), 0
-  while group := list(itertools.islice(prompts, size)):
+  while group := hosts.decide(lambda: list(itertools.islice(prompts, size))):
     encoded = [generator.encode(prompt) for prompt in group]
     printer = _Printer(group)
     for completion in generator.batch(encoded, number, on_text=printer.add):
       printer.end()
-      _note(number, completion)
+      if hosts.is_first():
+        _note(number, completion)
       number += 1
 
 
@@ -152,7 +153,7 @@ class Generator:
     self._settings = settings = run.config.generate
     self._length = run.config.data.sequence_length
     model = run.model
-    allowed_V = jnp.asarray(scoring.allowed_ids(run.tokenizer, end=True))
+    allowed_V = scoring.allowed_ids(run.tokenizer, end=True)
 
     def draw(params, hidden_BxD, seed, number_B, position_B):
       logits_BxV = model.logits(params, hidden_BxD[:, None])[:, 0]
@@ -186,8 +187,10 @@ class Generator:
       hidden_BxD = hidden_Bx1xD[:, 0]
       return draw(params, hidden_BxD, seed, number_B, cache['length']), cache
 
-    self._start = jax.jit(start)
-    self._extend = jax.jit(extend, donate_argnums=1)
+    # Every process reads the ids; where the cache lives is left to XLA.
+    shardings = (sharding.replicated(run.mesh), None)
+    self._start = jax.jit(start, out_shardings=shardings)
+    self._extend = jax.jit(extend, donate_argnums=1, out_shardings=shardings)
 
   @property
   def batch_size(self) -> int:
@@ -241,7 +244,8 @@ class Generator:
     ]
     filled = group + [group[0]] * (size - len(group))
     batch = packing.one_a_row(filled, size, self._length)
-    number_B = jnp.arange(first, first + size)
+    # Of numpy, which is the same on every host: jnp would put it on one device.
+    number_B = np.arange(first, first + size)
     seed = self._settings.seed
     ids_B, cache = self._start(self._params, batch, seed, number_B)
     while True:

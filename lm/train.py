@@ -24,6 +24,7 @@ from lm import (
   evaluate,
   files,
   generate,
+  hosts,
   metrics,
   models,
   objectives,
@@ -71,7 +72,7 @@ class _Run:
   def __init__(self, config, workdir: pathlib.Path, command: str):
     self.workdir, self.command = workdir, command
     self.checkpoints = None
-    stored = self._stored_config()
+    stored = hosts.decide(self._stored_config)
     self.config = config_lib.resolve(config, stored)
     config_lib.check_training(self.config)
     self.steps = self.config.train.steps
@@ -79,19 +80,20 @@ class _Run:
 
   def go(self):
     """All phases, in order."""
-    if self._is_finished():
-      self._say_finished()
+    if hosts.decide(self._is_finished):
+      if hosts.is_first():
+        self._say_finished()
       return
-    self.prepared = self._prepare()
+    self.prepared = self._find_prepared()
     self.coder = self.prepared.tokenizer()
     self.objective = objectives.make(self.config)
     self.model = models.make(self.config, self.objective.attention)
     self.rows = self._make_rows()
     self.mesh = sharding.make_mesh(self.config)
     self.baselines = None
-    if self.config.evaluate.baselines:
+    if self.config.evaluate.baselines and hosts.is_first():
       self.baselines = baselines.Task(self.prepared)
-    self._write_folder()
+    hosts.decide(self._write_folder)
     self.checkpoints = checkpoint.Checkpoints(
       self.workdir, keep=self.config.train.keep_checkpoints, writes=True
     )
@@ -103,7 +105,8 @@ class _Run:
   def _train_and_finish(self):
     state, position = self._restore_or_start()
     self.position = position
-    files.truncate(self.workdir / 'samples.txt', position.samples_length)
+    if hosts.is_first():
+      files.truncate(self.workdir / 'samples.txt', position.samples_length)
     self.writer = metrics.Writer(
       self.workdir, length=position.metrics_length, step=int(state.step)
     )
@@ -151,6 +154,17 @@ class _Run:
       f'  go on   {self.command} --config.train.steps={2 * final["step"]}\n'
       '  anew    the same command with another --workdir'
     )
+
+  def _find_prepared(self) -> prepare.Prepared:
+    """The data, which one process prepares while the others wait."""
+    directory = hosts.decide(lambda: str(self._prepare().directory))
+    prepared = prepare.load(pathlib.Path(directory))
+    if prepared is None:
+      raise errors.UserError(
+        f'the data prepared in {directory} is not there for every process; '
+        'give a data.directory on a file system that all hosts share'
+      )
+    return prepared
 
   def _prepare(self) -> prepare.Prepared:
     """The prepared data: for a run that goes on, the very same as before."""
@@ -256,15 +270,16 @@ class _Run:
         waiting = (number, step_metrics)
         evaluating = _due(number, cfg.evaluate_every, self.steps)
         saving = _due(number, cfg.checkpoint_every, self.steps)
-        if evaluating or saving or stop.signal:
+        stop_signal = stop.after(number)
+        if evaluating or saving or stop_signal:
           self._record(*waiting)
           waiting = None
           values = self._validate(state, number) if evaluating else {}
-          if saving or stop.signal:
+          if saving or stop_signal:
             self._save(state, values.get('loss'))
           self.tick = (time.monotonic(), number)
-        if stop.signal:
-          self._leave(number, stop.signal)
+        if stop_signal:
+          self._leave(number, stop_signal)
     return state
 
   def _compile(self, state: step.TrainState):
@@ -396,6 +411,8 @@ class _Run:
     figures = evaluate.score(run, folder)
     self.writer.write(number, 'test', {'seconds': self._seconds(), **figures})
     sample = self._write_samples(run)
+    if not hosts.is_first():
+      return
     known = self.baselines.result() if self.baselines else {}
     files.write_json(folder / 'baselines.json', known)
     last = {line['split']: line for line in metrics.read(self.workdir)}
@@ -434,7 +451,8 @@ class _Run:
         zip(prompts, completions, strict=True), 1
       )
     ]
-    files.write(self.workdir / 'samples.txt', '\n'.join(blocks))
+    if hosts.is_first():
+      files.write(self.workdir / 'samples.txt', '\n'.join(blocks))
     return f'{prompts[0]}[...]{completions[0].text}'
 
   def _shortened(self, prompt: str) -> str:
