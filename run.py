@@ -6,11 +6,15 @@ python run.py --config=experiments/NAME.py[:variant] --workdir=DIR
 
 Modes:
   train      prepare the data, train or go on training, evaluate, report
-  evaluate   a run folder to figures; with --config.data.path=FILE any text, each
-             token's surprise as JSON lines
+  evaluate   a run folder to figures; with --config.data.path=FILE any text,
+             each token's surprise as JSON lines
   generate   a run folder and --prompt, or prompts on stdin, to text
   prepare    only the data
   benchmark  time the config's train step, input and decoding; JSON at the end
+
+Several processes make one run as Slurm, Open MPI or a TPU pod start them, or
+each by hand with
+    --coordinator_address=HOST:PORT --num_processes=N --process_id=I
 """
 
 import difflib
@@ -35,7 +39,16 @@ from ml_collections import config_flags
 
 from experiments import base
 from lm import config as config_lib
-from lm import benchmark, errors, evaluate, generate, stopping, surprise, train
+from lm import (
+  benchmark,
+  errors,
+  evaluate,
+  generate,
+  hosts,
+  stopping,
+  surprise,
+  train,
+)
 from lm.data import prepare
 
 # A path of the user's that is not as it should be, wherever it is met.
@@ -61,6 +74,15 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_string('mode', 'train', 'What to do, see above.')
 _PROMPT = flags.DEFINE_string(
   'prompt', None, 'What --mode=generate continues; default: lines of stdin.'
+)
+_COORDINATOR_ADDRESS = flags.DEFINE_string(
+  'coordinator_address', None, 'HOST:PORT of process 0, of several processes.'
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  'num_processes', None, 'How many processes make this run.'
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  'process_id', None, 'Which of them this is, from 0.'
 )
 
 
@@ -111,7 +133,8 @@ def _prompts() -> Iterator[str]:
 def _prepare(workdir: pathlib.Path):
   del workdir
   config = config_lib.resolve(_CONFIG.value)
-  print(prepare.describe(prepare.prepare(config.data, report=print)))
+  if hosts.is_first():
+    print(prepare.describe(prepare.prepare(config.data, report=print)))
 
 
 def _benchmark(workdir: pathlib.Path):
@@ -146,19 +169,21 @@ def main(argv: Sequence[str]):
       # Orbax tells much at INFO, and each error in pages before it raises it.
       logging.get_absl_logger().setLevel('CRITICAL')
     _use_compilation_cache()
+    hosts.join(
+      _COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    )
     MODES[_MODE.value](_workdir())
+    hosts.part()
   except errors.UserError as error:
     _fail(str(error))
   except stopping.Interrupted as interruption:
-    print(f'\n{interruption}', file=sys.stderr)
-    sys.exit(interruption.exit_code)
+    hosts.leave(interruption.exit_code, f'\n{interruption}')
   except KeyboardInterrupt:
-    print(f'\nstopped: {_command()}', file=sys.stderr)
-    sys.exit(130)
+    hosts.leave(130, f'\nstopped: {_command()}')
   except BrokenPipeError:
     # The reader of stdout has left, as `head` does.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(141)
+    hosts.leave(141)
   except Exception as error:
     if errors.is_disk_full(error):
       _fail(
@@ -170,6 +195,7 @@ def main(argv: Sequence[str]):
         f'{error.filename} cannot be used ({error.strerror}); give another '
         '--workdir or --config.data.directory, or make it readable and writable'
       )
+    hosts.fail(error)
     raise
 
 
@@ -199,6 +225,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 def _explain_unknown(argv: Sequence[str]) -> str:
   """The field or flag that does not exist, and the nearest that does."""
   known = ['config', 'workdir', 'mode', 'prompt', 'help']
+  known += ['coordinator_address', 'num_processes', 'process_id']
   fields = config_lib.flatten(base.get_config().to_dict())
   known += [f'config.{field}' for field in fields]
   for argument in argv[1:]:
@@ -235,8 +262,7 @@ def _explain(error: Exception) -> str:
 
 
 def _fail(message: str):
-  print(f'error: {message}', file=sys.stderr)
-  sys.exit(2)
+  hosts.leave(2, f'error: {message}')
 
 
 def _workdir() -> pathlib.Path:

@@ -48,13 +48,7 @@ def run(config):
   program = program_lib.make(
     config, objective, model, sharding.make_mesh(config)
   )
-  rows = packing.Rows(
-    prepared.train(),
-    objective,
-    sequence_length=config.data.sequence_length,
-    seed=config.seed,
-    cross_document_attention=config.data.cross_document_attention,
-  )
+  rows = packing.training_rows(config, prepared.train(), objective)
   figures, state = _time_step(program, rows)
   figures |= _time_pipeline(program, rows)
   figures |= _time_decoding(program, prepared, state)

@@ -1,6 +1,7 @@
 """Checkpoints: the train state and the progress beside it. Orbax stays here."""
 
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -13,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.sharding import NamedSharding, PartitionSpec as P
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from lm import errors, step
+from lm import errors, hosts, step
 
 
 class Checkpoints:
@@ -24,6 +26,8 @@ class Checkpoints:
   Orbax writes into a temporary folder and renames it when it is complete, so
   a killed save leaves no step behind. Each checkpoint also carries a digest of
   its bits: what disks and copies break is noticed on reading.
+
+  Several processes make every call together, and read the same folder.
   """
 
   def __init__(
@@ -51,9 +55,10 @@ class Checkpoints:
       ),
       item_names=('state', 'progress', 'config'),
     )
+    self._reader = _make_reader()
     if writes:  # only then is anything removed, and the best kept
-      for number in self._manager.all_steps():
-        self._note_loss(number, self._stored_loss(number))
+      for number, loss in hosts.decide(self._stored_losses):
+        self._note_loss(number, loss)
 
   def steps(self) -> list[int]:
     """Steps of the complete checkpoints, latest first."""
@@ -73,7 +78,7 @@ class Checkpoints:
       UserError: the disk is full, also for the save before this one.
     """
     number = int(state.step)
-    if number in self._manager.all_steps():
+    if hosts.decide(lambda: number in self._manager.all_steps()):
       return
     progress = {
       **progress,
@@ -125,16 +130,14 @@ class Checkpoints:
       UserError: there are checkpoints and none can be read.
     """
     failed: dict[int, Exception] = {}
-    while steps := [s for s in self.steps() if s not in failed]:
+    while steps := [s for s in hosts.decide(self.steps) if s not in failed]:
       try:
         restored = self._restore(steps[0], abstract_state)
       except Exception as error:
         failed[steps[0]] = error
         self._manager.reload()  # a run that is training may have removed it
         continue
-      for number, error in failed.items():
-        if (self._directory / str(number)).exists():
-          self._set_aside(number, error)
+      hosts.decide(lambda: self._set_aside(failed))
       self._manager.reload()
       return restored
     if failed:
@@ -163,49 +166,63 @@ class Checkpoints:
   def close(self):
     """Waits for saves and frees Orbax's threads."""
     self._manager.close()
+    self._reader.close()
 
   def _restore(self, number: int, abstract_state: step.TrainState):
-    restored = self._manager.restore(
-      number,
-      args=ocp.args.Composite(
+    """A checkpoint, if every process can read its part of it."""
+    restored = hosts.attempt(
+      lambda: self._read(
+        number,
         state=ocp.args.StandardRestore(_as_dict(abstract_state)),
         progress=ocp.args.JsonRestore(),
-      ),
+      )
     )
-    state, progress = step.TrainState(**restored.state), restored.progress
+    state = step.TrainState(**restored.state)
+    # Read by all and alike; decided, so that what follows is alike, too.
+    progress = hosts.decide(lambda: restored.progress)
     if _digest(state) != progress['digest']:
       raise ValueError('the state does not match its digest')
     if _checksum(progress) != progress['checksum']:
       raise ValueError('the progress does not match its checksum')
     return state, progress
 
+  def _read(self, number: int, **items):
+    return self._reader.restore(
+      self._directory / str(number), args=ocp.args.Composite(**items)
+    )
+
   def _note_loss(self, number: int, validation_loss: float | None):
     self._losses.pop(number, None)
     if validation_loss is not None:
       self._losses[number] = validation_loss
 
+  def _stored_losses(self) -> list[tuple[int, float | None]]:
+    return [(n, self._stored_loss(n)) for n in self._manager.all_steps()]
+
   def _stored_loss(self, number: int) -> float | None:
     try:
-      restored = self._manager.restore(
-        number, args=ocp.args.Composite(progress=ocp.args.JsonRestore())
-      )
+      restored = self._read(number, progress=ocp.args.JsonRestore())
       return restored.progress['validation_loss']
     except Exception:  # damaged: noticed when it is restored
       return None
 
-  def _set_aside(self, number: int, error: Exception):
-    aside = self._directory.parent / 'damaged' / str(number)
-    logging.warning(
-      'checkpoint %d is damaged (%s)%s; trying the one before',
-      number,
-      _one_line(error),
-      f', moved to {aside}' if self._writes else '',
-    )
-    if not self._writes:
-      return
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.parent.mkdir(exist_ok=True)
-    shutil.move(self._directory / str(number), aside)
+  def _set_aside(self, failed: dict[int, Exception]):
+    for number, error in failed.items():
+      path = self._directory / str(number)
+      if not path.exists():  # a run that is training has removed it
+        continue
+      aside = self._directory.parent / 'damaged' / str(number)
+      logging.warning(
+        'checkpoint %d is damaged (%s)%s; trying the one before',
+        number,
+        _one_line(error),
+        f', moved to {aside}' if self._writes else '',
+      )
+      if not self._writes:
+        continue
+      shutil.rmtree(aside, ignore_errors=True)
+      aside.parent.mkdir(exist_ok=True)
+      shutil.move(path, aside)
 
   def _explained(self, error: Exception) -> Exception:
     if errors.is_disk_full(error):
@@ -230,6 +247,21 @@ class _Best(preservation_policy.PreservationPolicy):
     return [x.step == best for x in checkpoints]
 
 
+def _make_reader() -> ocp.Checkpointer:
+  """Reads what this process needs and waits for no other process.
+
+  The one of Orbax's manager ends in a barrier, where a process that could read
+  its part would wait for one that could not.
+  """
+  alone = ocp.options.MultiprocessingOptions(
+    primary_host=jax.process_index(), active_processes={jax.process_index()}
+  )
+  handler = ocp.CompositeCheckpointHandler(
+    composite_options=ocp.CompositeOptions(multiprocessing_options=alone)
+  )
+  return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
 def _as_dict(state: step.TrainState) -> dict[str, Any]:
   """By name. An empty `average` is left out: older checkpoints have no such."""
   items = {
@@ -241,7 +273,6 @@ def _as_dict(state: step.TrainState) -> dict[str, Any]:
   return items
 
 
-@jax.jit
 def _leaf_digests(state):
   """Per leaf, the sum of its bits and of each word times its place, mod 2^32.
 
@@ -262,8 +293,17 @@ def _leaf_digests(state):
   return jnp.stack([digest(leaf) for leaf in jax.tree.leaves(state)])
 
 
+@functools.lru_cache(maxsize=1)
+def _compiled_digests(place):
+  return jax.jit(_leaf_digests, out_shardings=place)
+
+
 def _digest(state: step.TrainState) -> str:
-  sums = np.asarray(_leaf_digests(state))
+  place = jax.tree.leaves(state)[0].sharding
+  if isinstance(place, NamedSharding):
+    # Every process reads it, whatever the parts of the state that it holds.
+    place = NamedSharding(place.mesh, P())
+  sums = np.asarray(_compiled_digests(place)(state))
   return ' '.join(f'{a:08x}{b:08x}' for a, b in sums.tolist())
 
 

@@ -203,7 +203,7 @@ def resolve(
   config.data.sources = sources.check_mixture(config.data.sources)
   _check_optimizer_reads(config)
   _check_bounds(config)
-  old = flatten(stored) if stored else {}
+  old = flatten(_with_tuples(stored)) if stored else {}
   for field, default in _DEFAULTS.items():
     if _get(config, field) is None:
       value = old.get(field)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm import beam, errors, sampling, scoring, step, trained
+from lm import beam, errors, hosts, sampling, scoring, sharding, step, trained
 from lm.data import packing, tokenizer
 from lm.models import base
 
@@ -41,7 +41,7 @@ def run(
   size, each = generator.batch_size, generator.samples_per_prompt
   at_once = 1 if one_by_one else max(1, size // each)
   prompts, before = iter(prompts), 0
-  while group := list(itertools.islice(prompts, at_once)):
+  while group := hosts.decide(lambda: list(itertools.islice(prompts, at_once))):
     encoded = [generator.encode(prompt) for prompt in group]
     rows = list(itertools.product(range(len(group)), range(each)))
     for first in range(0, len(rows), size):
@@ -57,7 +57,8 @@ def run(
       )
       for name, completion in zip(names, completions, strict=True):
         printer.end()
-        _note(name, completion)
+        if hosts.is_first():
+          _note(name, completion)
     before += len(group)
 
 
@@ -142,7 +143,9 @@ class Generator:
     self._params, self._coder = run.params, run.tokenizer
     self._settings = settings = run.config.generate
     self._length = run.config.data.sequence_length
-    allowed_V = jnp.asarray(scoring.allowed_ids(run.tokenizer, end=True))
+    allowed_V = scoring.allowed_ids(run.tokenizer, end=True)
+    # Every process reads the ids; where the cache lives is left to XLA.
+    ids = sharding.replicated(run.mesh)
     if settings.beams > 1:
       search = beam.make_search(
         run.model,
@@ -153,11 +156,13 @@ class Generator:
         alpha=settings.length_penalty,
         repetition_penalty=settings.repetition_penalty,
       )
-      self._search = jax.jit(search)
+      self._search = jax.jit(search, out_shardings=ids)
     else:
       start, extend = _make_steps(run.model, allowed_V, self._length, settings)
-      self._start = jax.jit(start)
-      self._extend = jax.jit(extend, donate_argnums=1)
+      self._start = jax.jit(start, out_shardings=(ids, None))
+      self._extend = jax.jit(
+        extend, donate_argnums=1, out_shardings=(ids, None)
+      )
 
   @property
   def batch_size(self) -> int:

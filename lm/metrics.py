@@ -11,11 +11,14 @@ from typing import Any
 import jax
 import tensorboardX
 
-from lm import files, flops as flops_lib
+from lm import files, flops as flops_lib, hosts
 
 
 class Writer:
-  """Appends lines to metrics.jsonl and the same scalars to TensorBoard."""
+  """Appends lines to metrics.jsonl and the same scalars to TensorBoard.
+
+  Of several processes the first alone writes; in the others nothing happens.
+  """
 
   def __init__(self, workdir: pathlib.Path, *, length: int, step: int):
     """Goes on after the first `length` bytes of the file, at `step`.
@@ -23,6 +26,9 @@ class Writer:
     What lies behind them was written by a run that was stopped before its next
     checkpoint; it is cut off, and written again as training gets there.
     """
+    self._file = None
+    if not hosts.is_first():
+      return
     self._path = workdir / 'metrics.jsonl'
     files.truncate(self._path, length)
     self._file = open(self._path, 'ab')  # noqa: SIM115
@@ -34,6 +40,8 @@ class Writer:
 
   def write(self, step: int, split: str, values: Mapping[str, Any]):
     """Writes a line. Values that are None are left out."""
+    if self._file is None:
+      return
     values = {k: v for k, v in values.items() if v is not None}
     line = json.dumps({'step': step, 'split': split, **values})
     self._file.write(line.encode() + b'\n')
@@ -44,6 +52,8 @@ class Writer:
 
   def sync(self) -> int:
     """Puts every line on the disk; the length of the file in bytes."""
+    if self._file is None:
+      return 0
     self._file.flush()
     os.fsync(self._file.fileno())
     self._tensorboard.flush()
@@ -51,6 +61,8 @@ class Writer:
 
   def close(self):
     """Syncs and closes both."""
+    if self._file is None:
+      return
     self.sync()
     self._file.close()
     self._tensorboard.close()

@@ -6,12 +6,15 @@ import pathlib
 import shutil
 from collections.abc import Iterator
 
-from lm import errors
+from lm import errors, hosts
 
 
 @contextlib.contextmanager
 def locked(workdir: pathlib.Path) -> Iterator[None]:
-  """Keeps a second process out of the run folder."""
+  """Keeps another run out of the run folder; the first process holds it."""
+  if not hosts.is_first():
+    yield
+    return
   is_new = not workdir.exists()
   workdir.mkdir(parents=True, exist_ok=True)
   with open(workdir / '.lock', 'w') as lock:

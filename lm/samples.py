@@ -4,7 +4,7 @@ import itertools
 import json
 import pathlib
 
-from lm import files, generate, text_figures, trained
+from lm import files, generate, hosts, text_figures, trained
 from lm.data import tokenizer
 
 # Characters of a held-out document that samples continue.
@@ -39,7 +39,8 @@ def write(
     f'{prompts[(i - 1) // each]}[...]{completion.text}\n'
     for i, completion in enumerate(completions, 1)
   ]
-  files.write(workdir / 'samples.txt', '\n'.join(blocks))
+  if hosts.is_first():
+    files.write(workdir / 'samples.txt', '\n'.join(blocks))
   shown = f'{prompts[0]}[...]{completions[0].text}'
   return shown, _figures(run, pairs, completions[::each])
 

@@ -26,6 +26,7 @@ from lm import (
   evaluate,
   files,
   flops,
+  hosts,
   metrics,
   models,
   objectives,
@@ -90,7 +91,7 @@ class _Run:
     # Of this start: None before its first step, empty once it has been logged.
     self.first_step: dict[str, float] | None = None
     self.checkpoints = None
-    self.stored = self._stored_config()
+    self.stored = hosts.decide(self._stored_config)
     self.resumed = self.stored is not None
     self._resolve(config)
     config_lib.check_training(self.config)
@@ -102,10 +103,11 @@ class _Run:
 
   def go(self):
     """All phases, in order."""
-    if self._is_finished():
-      self._say_finished()
+    if hosts.decide(self._is_finished):
+      if hosts.is_first():
+        self._say_finished()
       return
-    self.prepared = self._prepare()
+    self.prepared = self._find_prepared()
     self.coder = self.prepared.tokenizer()
     self.objective = objectives.make(self.config)
     self.model = models.make(self.config, self.objective.attention)
@@ -114,15 +116,16 @@ class _Run:
     self._make_program()
     if not budget.is_measured(self.config):
       self._measure_budget()
-      if self._is_finished():
-        self._say_finished()
+      if hosts.decide(self._is_finished):
+        if hosts.is_first():
+          self._say_finished()
         return
     if text := budget.describe(self.config):
       print(text)
     self.baselines = None
-    if self.config.evaluate.baselines:
+    if self.config.evaluate.baselines and hosts.is_first():
       self.baselines = baselines.Task(self.prepared)
-    self._write_folder()
+    hosts.decide(self._write_folder)
     self.checkpoints = checkpoint.Checkpoints(
       self.workdir, keep=self.config.train.keep_checkpoints, writes=True
     )
@@ -134,7 +137,8 @@ class _Run:
   def _train_and_finish(self):
     state, position = self._restore_or_start()
     self.position = position
-    files.truncate(self.workdir / 'samples.txt', position.samples_length)
+    if hosts.is_first():
+      files.truncate(self.workdir / 'samples.txt', position.samples_length)
     self.writer = metrics.Writer(
       self.workdir, length=position.metrics_length, step=int(state.step)
     )
@@ -184,6 +188,17 @@ class _Run:
       '  anew    the same command with another --workdir'
     )
 
+  def _find_prepared(self) -> prepare.Prepared:
+    """The data, which one process prepares while the others wait."""
+    directory = hosts.decide(lambda: str(self._prepare().directory))
+    prepared = prepare.load(pathlib.Path(directory))
+    if prepared is None:
+      raise errors.UserError(
+        f'the data prepared in {directory} is not there for every process; '
+        'give a data.directory on a file system that all hosts share'
+      )
+    return prepared
+
   def _prepare(self) -> prepare.Prepared:
     """The prepared data: for a run that goes on, the very same as before."""
     data = self.config.data
@@ -202,13 +217,8 @@ class _Run:
 
   def _make_rows(self) -> packing.Rows:
     data = self.config.data
-    rows = packing.Rows(
-      self.prepared.train(),
-      self.objective,
-      sequence_length=data.sequence_length,
-      seed=self.config.seed,
-      cross_document_attention=data.cross_document_attention,
-      weights=[weight for _, weight in data.sources] or [1.0],
+    rows = packing.training_rows(
+      self.config, self.prepared.train(), self.objective
     )
     found = rows.rows_in_first_epoch(data.batch_size)
     if found < data.batch_size:
@@ -299,15 +309,16 @@ class _Run:
         waiting = (number, step_metrics)
         evaluating = _due(number, cfg.evaluate_every, self.steps)
         saving = _due(number, cfg.checkpoint_every, self.steps)
-        if evaluating or saving or stop.signal:
+        stop_signal = stop.after(number)
+        if evaluating or saving or stop_signal:
           self._record(*waiting)
           waiting = None
           values = self._validate(state, number) if evaluating else {}
-          if saving or stop.signal:
+          if saving or stop_signal:
             self._save(state, values.get('loss'))
           self.speed.restart(number)
-        if stop.signal:
-          self._leave(number, stop.signal)
+        if stop_signal:
+          self._leave(number, stop_signal)
     return state
 
   def _record(self, number: int, step_metrics: step.Metrics):
@@ -419,6 +430,8 @@ class _Run:
     figures = evaluate.score(run, folder)
     self.writer.write(number, 'test', {'seconds': self._seconds(), **figures})
     sample, of_samples = samples.write(run, self.workdir)
+    if not hosts.is_first():
+      return
     known = self.baselines.result() if self.baselines else {}
     files.write_json(folder / 'baselines.json', known)
     last = {line['split']: line for line in metrics.read(self.workdir)}

@@ -78,7 +78,7 @@ def get_config():
 
 @dataclasses.dataclass(frozen=True)
 class Launcher:
-  """Starts `run.py` on one CPU device with the tiny experiment."""
+  """Starts `run.py` on CPU devices, by default on one, a tiny run."""
 
   experiment: pathlib.Path
   compiled: str
@@ -95,13 +95,22 @@ class Launcher:
     return cls(experiment, compiled)
 
   def start(
-    self, workdir: pathlib.Path, *flags: str, hold_at: int | None = None
+    self,
+    workdir: pathlib.Path,
+    *flags: str,
+    hold_at: int | None = None,
+    process: int = 0,
+    devices: int = 1,
   ) -> subprocess.Popen:
     """Starts a run; `hold_at` is the step after which it waits, see `held`."""
-    environment = {**os.environ, 'JAX_COMPILATION_CACHE_DIR': self.compiled}
-    del environment['XLA_FLAGS']  # the eight devices of this process
+    environment = {
+      **os.environ,
+      'JAX_COMPILATION_CACHE_DIR': self.compiled,
+      'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+    }
     if hold_at is not None:
-      environment |= {'HOLD_AT': str(hold_at), 'HELD': str(held(workdir))}
+      path = held(workdir, process)
+      environment |= {'HOLD_AT': str(hold_at), 'HELD': str(path)}
     return subprocess.Popen(
       [
         sys.executable,
@@ -122,9 +131,9 @@ class Launcher:
     return finish(self.start(workdir, *flags))
 
 
-def held(workdir: pathlib.Path) -> pathlib.Path:
-  """The file that a held run makes and that it waits to see removed."""
-  return workdir.with_name(f'{workdir.name}.held')
+def held(workdir: pathlib.Path, process: int = 0) -> pathlib.Path:
+  """The file that a held process makes and that it waits to see removed."""
+  return workdir.with_name(f'{workdir.name}.held{process}')
 
 
 def finish(process: subprocess.Popen) -> tuple[int, str, str]:
@@ -151,9 +160,11 @@ def wait_until(process: subprocess.Popen, condition: Callable[[], bool]):
     time.sleep(0.002)
 
 
-def wait_until_held(process: subprocess.Popen, workdir: pathlib.Path):
-  """Waits until the run has come to its `hold_at`."""
-  wait_until(process, held(workdir).exists)
+def wait_until_held(
+  process: subprocess.Popen, workdir: pathlib.Path, number: int = 0
+):
+  """Waits until the process `number` of a run has come to its `hold_at`."""
+  wait_until(process, held(workdir, number).exists)
 
 
 def lines(workdir: pathlib.Path) -> list[dict[str, Any]]:

@@ -219,6 +219,21 @@ class Rows:
         epoch += 1
 
 
+def training_rows(
+  config, split: store.Split, objective: base.Objective
+) -> Rows:
+  """The rows that a run of a resolved config trains on."""
+  data = config.data
+  return Rows(
+    split,
+    objective,
+    sequence_length=data.sequence_length,
+    seed=config.seed,
+    cross_document_attention=data.cross_document_attention,
+    weights=[weight for _, weight in data.sources] or [1.0],
+  )
+
+
 def pack(examples: list[types.Example], length: int) -> dict[str, np.ndarray]:
   """Lays examples side by side in a row and pads it.
 
