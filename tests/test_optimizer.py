@@ -139,20 +139,21 @@ def test_the_first_rule_that_matches_wins():
   assert rules.match([('a', 1), ('.', 2)], 'x/b') == 2
 
 
-def quadratic_steps(config, gradient, count=3, **changes):
+def kernel_steps(config, gradients, **changes):
+  """A kernel from (1, -2) on, after a step a gradient."""
   for name, value in changes.items():
     config.optimizer[name] = value
   transform = optimizer.make(config_lib.resolve(config))
   params = {'a': {'kernel': jnp.array([1.0, -2.0])}}
   state = transform.init(params)
-  for _ in range(count):
+  for gradient in gradients:
+    gradient = {'a': {'kernel': jnp.asarray(gradient, jnp.float32)}}
     updates, state = transform.update(gradient, state, params)
     params = optax.apply_updates(params, updates)
   return params['a']['kernel']
 
 
 def test_clipping_bounds_the_global_norm(config):
-  gradient = {'a': {'kernel': jnp.array([30.0, 40.0])}}
   settings = {
     'name': 'sgd',
     'momentum': 0.0,
@@ -160,47 +161,44 @@ def test_clipping_bounds_the_global_norm(config):
     'schedule': 'constant',
     'warmup_steps': 0,
     'learning_rate': 1.0,
-    'count': 1,
   }
-  clipped = quadratic_steps(config, gradient, clip_norm=5.0, **settings)
+  clipped = kernel_steps(config, [[30.0, 40.0]], clip_norm=5.0, **settings)
   np.testing.assert_allclose(clipped, [1 - 3, -2 - 4], rtol=1e-6)
-  free = quadratic_steps(config, gradient, clip_norm=0.0, **settings)
+  free = kernel_steps(config, [[30.0, 40.0]], clip_norm=0.0, **settings)
   np.testing.assert_allclose(free, [1 - 30, -2 - 40], rtol=1e-6)
 
 
-# Two entries, so that a mean over them would show.
-GRADIENT, START = np.array([0.3, -0.1]), np.array([1.0, -2.0])
 RATE = 0.1
 
 
-def _sgd_by_hand(x, m, v, t, *, momentum, weight_decay):
-  m = momentum * m + GRADIENT + weight_decay * x
+def _sgd_by_hand(x, g, m, v, t, *, momentum, weight_decay):
+  m = momentum * m + g + weight_decay * x
   return x - RATE * m, m, v
 
 
-def _rmsprop_by_hand(x, m, v, t, *, b2, epsilon, momentum, weight_decay):
-  gradient = GRADIENT + weight_decay * x
-  v = b2 * v + (1 - b2) * gradient**2
-  m = momentum * m + gradient / (np.sqrt(v) + epsilon)
+def _rmsprop_by_hand(x, g, m, v, t, *, b2, epsilon, momentum, weight_decay):
+  g = g + weight_decay * x
+  v = b2 * v + (1 - b2) * g**2
+  m = momentum * m + g / (np.sqrt(v) + epsilon)
   return x - RATE * m, m, v
 
 
-def _adam_by_hand(x, m, v, t, *, b1, b2, epsilon, weight_decay):
-  gradient = GRADIENT + weight_decay * x
-  m = b1 * m + (1 - b1) * gradient
-  v = b2 * v + (1 - b2) * gradient**2
+def _adam_by_hand(x, g, m, v, t, *, b1, b2, epsilon, weight_decay):
+  g = g + weight_decay * x
+  m = b1 * m + (1 - b1) * g
+  v = b2 * v + (1 - b2) * g**2
   step = (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + epsilon)
   return x - RATE * step, m, v
 
 
-def _adamw_by_hand(x, m, v, t, *, weight_decay, **settings):
-  new, m, v = _adam_by_hand(x, m, v, t, weight_decay=0.0, **settings)
+def _adamw_by_hand(x, g, m, v, t, *, weight_decay, **settings):
+  new, m, v = _adam_by_hand(x, g, m, v, t, weight_decay=0.0, **settings)
   return new - RATE * weight_decay * x, m, v
 
 
-def _lion_by_hand(x, m, v, t, *, b1, b2, weight_decay):
-  step = np.sign(b1 * m + (1 - b1) * GRADIENT)
-  m = b2 * m + (1 - b2) * GRADIENT
+def _lion_by_hand(x, g, m, v, t, *, b1, b2, weight_decay):
+  step = np.sign(b1 * m + (1 - b1) * g)
+  m = b2 * m + (1 - b2) * g
   return x - RATE * (step + weight_decay * x), m, v
 
 
@@ -215,15 +213,19 @@ BY_HAND = {
 
 @pytest.mark.parametrize('name', BY_HAND)
 def test_elementwise_optimizers_are_the_published_ones(config, name):
-  settings = {
-    **dict.fromkeys(optimizer.DEFAULTS[name], 0.8),
+  values = {
+    'b1': 0.5,
+    'b2': 0.8,
+    'epsilon': 0.05,
+    'momentum': 0.7,
     'weight_decay': 0.2,
   }
-  if 'epsilon' in settings:
-    settings['epsilon'] = 0.05
-  found = quadratic_steps(
+  settings = {field: values[field] for field in optimizer.DEFAULTS[name]}
+  # The second turns the sign of lion's step under these b1 and b2 alone.
+  gradients = [np.array([0.3, -0.1]) * scale for scale in (1.0, -0.3, 2.0)]
+  found = kernel_steps(
     config,
-    {'a': {'kernel': jnp.asarray(GRADIENT, jnp.float32)}},
+    gradients,
     name=name,
     learning_rate=RATE,
     schedule='constant',
@@ -231,9 +233,9 @@ def test_elementwise_optimizers_are_the_published_ones(config, name):
     clip_norm=0.0,
     **settings,
   )
-  x, m, v = START, np.zeros(2), np.zeros(2)
-  for t in (1, 2, 3):
-    x, m, v = BY_HAND[name](x, m, v, t, **settings)
+  x, m, v = np.array([1.0, -2.0]), np.zeros(2), np.zeros(2)
+  for t, gradient in enumerate(gradients, 1):
+    x, m, v = BY_HAND[name](x, gradient, m, v, t, **settings)
   np.testing.assert_allclose(found, x, rtol=1e-5)
 
 

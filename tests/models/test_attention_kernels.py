@@ -129,7 +129,7 @@ def test_a_model_runs_one_on_a_mesh(config, monkeypatch):
   config.data.sequence_length = 128
   config.mesh.update({'data': 2, 'fsdp': 1, 'tensor': 1})
   mesh = sharding.make_mesh(config, jax.devices()[:2])
-  config.model.update({'scan_layers': True, 'remat': 'full'})
+  config.model.update({'num_layers': 1, 'scan_layers': True, 'remat': 'full'})
   batch = batch_of([[50, 60], [100]], 128)
   results, starts = [], []
   for implementation in ('blocks', 'splash'):
@@ -141,6 +141,8 @@ def test_a_model_runs_one_on_a_mesh(config, monkeypatch):
       hidden = model.hidden(params, batch)
       return jnp.mean((hidden * batch.weights_BxL[:, :, None]) ** 2)
 
+    runs_kernel = 'pallas_call' in str(jax.make_jaxpr(loss)(params))
+    assert runs_kernel == (implementation == 'splash')
     results.append(jax.jit(jax.grad(loss))(params))
     lone = jax.tree.map(lambda x: x[1:], batch)
     hidden, _ = jax.jit(model.start, static_argnums=2)(params, lone, 128)
