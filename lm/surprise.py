@@ -14,6 +14,7 @@ The last line is the figures: `bits_per_byte` counts the ends of documents, as
 the run's own figure on its test documents does; `text_bits_per_byte` does not.
 """
 
+import collections
 import dataclasses
 import io
 import json
@@ -75,14 +76,14 @@ def _score(run: trained.Trained, found, progress) -> dict[str, Any]:
   """Prints the lines of all tokens; the sums."""
   scorer, coder = evaluate.make_scorer(run), run.tokenizer
   allowed_V = scoring.allowed_ids(coder, end=True)
-  documents = skipped = tokens = size = 0
+  skipped = collections.Counter()
+  documents = tokens = size = 0
   bits = end_bits = 0.0
 
   def passages() -> Iterator[_Text]:
-    nonlocal skipped
     for document in found:
       if isinstance(document, sources.Skipped):
-        skipped += 1
+        skipped[document.reason] += 1
       else:
         yield _passage(document, coder)
 
@@ -99,7 +100,7 @@ def _score(run: trained.Trained, found, progress) -> dict[str, Any]:
       progress.advance(last['end'] - lines[0]['start'])
   figures = {'documents': documents, 'bytes': size, 'tokens': tokens}
   if skipped:
-    figures['empty'] = skipped
+    figures['skipped'] = dict(skipped)
   if size:
     figures |= {
       'bits_per_byte': bits / size,
@@ -150,29 +151,31 @@ def _open(overrides: Mapping[str, Any]):
   """About how many bytes there are, and an iterator over the documents."""
   path = overrides['data.path']
   if path == STDIN:
-    data = sys.stdin.buffer.read() if sys.stdin else b''
-    return len(data), iter([_decoded(data, STDIN)])
+    return _plain(STDIN, sys.stdin.buffer.read() if sys.stdin else b'')
+  # Not the run's own `data`: that tells how its text was read.
+  config_data = base_config.get_config().data
+  for field, value in overrides.items():
+    if field.startswith('data.'):
+      config_data[field.removeprefix('data.')] = value
+  config_data.source, config_data.document_bytes = 'files', _WHOLE
   file = pathlib.Path(path).expanduser()
-  text = file.suffix.lower() not in sources.SUFFIXES and not file.is_dir()
-  if text and file.exists():
+  try:
+    source = sources.make(config_data)
+  except errors.UserError:
+    # A lone file whose name tells no format is text; anything else is wrong.
+    if file.is_dir() or not file.exists():
+      raise
     try:
-      data = file.read_bytes()
+      return _plain(file.name, file.read_bytes())
     except OSError as error:
       raise errors.UserError(
         f'data.path: {file} cannot be read ({error.strerror}); make it readable'
       ) from None
-    return len(data), iter([_decoded(data, file.name)])
-  # Not the run's own `data`: that tells how its text was read.
-  config_data = base_config.get_config().data
-  given = {k: v for k, v in overrides.items() if k.startswith('data.')}
-  for field, value in given.items():
-    config_data[field.removeprefix('data.')] = value
-  config_data.source, config_data.document_bytes = 'files', _WHOLE
-  source = sources.make(config_data)
   return sum(p.stat().st_size for p in source.inputs), source.documents()
 
 
-def _decoded(data: bytes, name: str) -> sources.Document | sources.Skipped:
+def _plain(name: str, data: bytes):
+  """The bytes of one document, and it."""
   try:
     text = data.decode('utf-8-sig')
   except UnicodeDecodeError as error:
@@ -180,9 +183,8 @@ def _decoded(data: bytes, name: str) -> sources.Document | sources.Skipped:
       f'data.path: {name} is not UTF-8 at byte {error.start}; convert it, for '
       'instance with iconv -f GB18030 -t UTF-8 OLD > NEW'
     ) from None
-  if not text or text.isspace():
-    return sources.Skipped(name, 'empty')
-  return sources.Document(name, text)
+  found = [] if not text or text.isspace() else [sources.Document(name, text)]
+  return len(data), iter(found)
 
 
 def _table(workdir, step: int, path: str, figures: Mapping[str, Any]) -> str:
@@ -194,6 +196,6 @@ def _table(workdir, step: int, path: str, figures: Mapping[str, Any]) -> str:
     'document counted',
     f'  {figures["text_bits_per_byte"]:6.3f}  bits per byte of the text alone',
   ]
-  if 'empty' in figures:
-    lines.append(f'{figures["empty"]} empty document(s) left out')
+  for reason, count in figures.get('skipped', {}).items():
+    lines.append(f'{count} document(s) skipped: {reason}')
   return '\n'.join(lines)

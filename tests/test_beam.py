@@ -149,6 +149,16 @@ def test_one_beam_is_greedy_and_more_beams_find_likelier_text():
   assert better > 0
 
 
+def test_a_longer_text_may_overtake_one_that_has_ended():
+  """Half ends at once; nearly all of the rest goes one way, to the limit."""
+  one_way = jnp.log(jnp.array([0.01, 0.01, 0.01, 0.97]))
+  first = jnp.log(jnp.array([0.02, 0.02, 0.5, 0.46]))
+  table = jnp.broadcast_to(one_way, random_table(0).shape).at[1].set(first)
+  for alpha, expected in ((0.0, [tokenizer.EOS]), (2.0, [3] * T)):
+    [(ids, _)] = search(table, [0], [T], beams=2, alpha=alpha)
+    assert ids == expected
+
+
 def test_a_row_does_not_depend_on_the_rows_beside_it():
   table = random_table(0)
   together = search(table, PROMPT_IDS, LIMITS, beams=2, alpha=0.6)

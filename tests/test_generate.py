@@ -165,14 +165,15 @@ def test_min_p_of_one_is_greedy(run):
 def test_several_samples_are_named_where_they_are_printed(
   run, monkeypatch, capsys
 ):
-  run = with_settings(run, temperature=1.0, samples_per_prompt=2, batch_size=3)
+  run = with_settings(run, temperature=1.0, samples_per_prompt=2, batch_size=4)
   monkeypatch.setattr(generate.trained, 'load', lambda *_: run)
-  generate.run(None, {}, ['One', '二'], one_by_one=False)
+  prompts = ['One', '二', 'third']  # of which two are decoded together
+  generate.run(None, {}, prompts, one_by_one=False)
   out, err = capsys.readouterr()
-  completions = generate.Generator(run)(['One', '二'])
+  completions = generate.Generator(run)(prompts)
   expected = [
     f'=== prompt {i}, sample {j} ===\n{prompt}'
-    for i, prompt in enumerate(['One', '二'], 1)
+    for i, prompt in enumerate(prompts, 1)
     for j in (1, 2)
   ]
   assert out == ''.join(

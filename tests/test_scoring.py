@@ -77,10 +77,18 @@ def test_bits_are_those_of_the_chain_rule(setting):
   )
   allowed = scoring.allowed_ids(setting.coder, end=True)
   log_p = jax.nn.log_softmax(jnp.where(allowed, logits, -jnp.inf))
-  expected = -float(log_p[0, jnp.arange(12), ids].sum()) / np.log(2)
+  costs = -np.asarray(log_p[0, jnp.arange(12), ids]) / np.log(2)
+  expected = float(costs.sum())
   assert found.bits == pytest.approx(expected, rel=1e-5)
   assert found.bits_per_byte() == pytest.approx(expected / 12, rel=1e-5)
   assert found.perplexity() == pytest.approx(2 ** (expected / 12), rel=1e-5)
+  scorer = scoring.ExactScorer(
+    setting.model, setting.mesh, sequence_length=32, batch_size=8
+  )
+  [[part]] = scorer.batches(
+    setting.params, [scoring.Passage(ids[:0], ids, 12)], allowed
+  )
+  np.testing.assert_allclose(part.bits_n, costs, rtol=1e-4)
 
 
 def causal_row(ids):

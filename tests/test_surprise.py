@@ -115,8 +115,8 @@ def test_documents_of_a_folder_are_named_and_scored_alone(score, tmp_path):
   lines, figures, err = score(folder)
   names = list(dict.fromkeys(line['document'] for line in lines))
   assert names == ['a.txt', 'c.jsonl:1', 'c.jsonl:2', 'c.jsonl:3']
-  assert (figures['documents'], figures['empty']) == (4, 1)
-  assert '1 empty document(s) left out' in err
+  assert (figures['documents'], figures['skipped']) == (4, {'empty': 1})
+  assert '1 document(s) skipped: empty' in err
   # In other batches, with other neighbours in them.
   again, other, _ = score(folder, batch_size=8)
   assert other['bits'] == pytest.approx(figures['bits'], rel=1e-6)
