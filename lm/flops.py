@@ -98,7 +98,7 @@ def _square(attention: str, length: int) -> int:
 def _computed(attention: str, length: int) -> int:
   if attention != 'causal':
     return length**2
-  blocks = attention_lib.causal_blocks(length)
+  blocks = attention_lib.query_blocks(length)
   return sum((end - start) * end for start, end in blocks)
 
 

@@ -93,6 +93,8 @@ def tiny(corpus, tmp_path_factory):
     'data.directory': prepared,
     'data.tokenizer': 'bytes',
     'data.vocab_size': 526,
+    'data.cleaning.rules': '()',
+    'data.near_duplicates': 0,
     'data.sequence_length': 32,
     'data.batch_size': 4,
     'model.num_layers': 1,
