@@ -7,6 +7,9 @@ from typing import TextIO
 import rich.console
 import rich.progress
 
+# Where there is no terminal, so often a line tells how far it is; seconds.
+_LINE_EVERY = 10.0
+
 
 def duration(seconds: float) -> str:
   """h:mm:ss, or m:ss under an hour."""
@@ -95,3 +98,38 @@ class Progress:
       return ''
     elapsed = time.monotonic() - self._began
     return f'{duration(elapsed / done * (self._total - self._done))} left'
+
+
+class Megabytes:
+  """Progress in megabytes of text; a context manager.
+
+  Args:
+    total: bytes; None: not known.
+    shown: False shows nothing.
+  """
+
+  def __init__(self, what: str, total: int | None, *, shown: bool):
+    self._done, self._last = 0, time.monotonic()
+    self._progress = None
+    if shown:
+      mega = None if total is None else -(-total // 10**6)
+      self._progress = Progress(f'{what}, MB', start=0, total=mega)
+
+  def __enter__(self):
+    if self._progress:
+      self._progress.__enter__()
+    return self
+
+  def __exit__(self, *exception):
+    if self._progress:
+      self._progress.__exit__(*exception)
+
+  def advance(self, size: int):
+    """Adds bytes."""
+    self._done += size
+    if not self._progress:
+      return
+    log = time.monotonic() - self._last > _LINE_EVERY
+    if log:
+      self._last = time.monotonic()
+    self._progress.update(self._done // 10**6, log=log)

@@ -1,9 +1,13 @@
 """Writing files so that a reader finds the old one or the new one."""
 
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -35,3 +39,57 @@ def truncate(path: pathlib.Path, length: int):
   with open(path, 'rb') as f:
     content = f.read(length)
   write(path, content)
+
+
+@contextlib.contextmanager
+def fresh_folder(
+  directory: pathlib.Path, *, is_whole: Callable[[pathlib.Path], bool]
+) -> Iterator[pathlib.Path]:
+  """A temporary folder that becomes `directory` if all goes well.
+
+  Args:
+    is_whole: whether another process has made `directory` meanwhile.
+  """
+  directory.parent.mkdir(parents=True, exist_ok=True)
+  prefix = f'.{directory.name}.'
+  for stale in directory.parent.glob(f'{prefix}*.tmp'):
+    with _held(stale) as free:
+      if free:
+        shutil.rmtree(stale, ignore_errors=True)
+  made = tempfile.mkdtemp('.tmp', prefix, directory.parent)
+  temporary = pathlib.Path(made)
+  temporary.chmod(0o755)
+  try:
+    with _held(temporary):
+      yield temporary
+    if directory.exists() and not any(directory.iterdir()):
+      directory.rmdir()
+    try:
+      temporary.rename(directory)
+    except OSError:
+      # Another process has prepared the same data meanwhile.
+      if not is_whole(directory):
+        raise
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _held(folder: pathlib.Path) -> Iterator[bool]:
+  """Holds a folder's lock, and tells whether no other process holds it.
+
+  The lock ends with the process, unlike a process number in a name, which
+  another process or host may have, too.
+  """
+  try:
+    descriptor = os.open(folder, os.O_RDONLY)
+  except FileNotFoundError:  # removed meanwhile
+    yield False
+    return
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    yield True
+  except BlockingIOError:
+    yield False
+  finally:
+    os.close(descriptor)

@@ -10,17 +10,11 @@ a killed preparation leaves nothing that a later one would trust. The folder's
 name ends in a hash of the inputs' content and of the settings.
 """
 
-import contextlib
 import dataclasses
-import fcntl
-import functools
 import hashlib
 import json
 import os
 import pathlib
-import shutil
-import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -30,12 +24,12 @@ from lm import console, errors, files
 from lm.data import (
   cleaning,
   collect,
+  encoding,
   sources as sources_lib,
   store,
   tally,
   tokenizer,
   windows,
-  words,
   workers,
 )
 
@@ -45,12 +39,8 @@ SPLITS = collect.SPLITS
 HELD_OUT = ('validation', 'test')
 # The tokenizer is trained on at most about so many bytes of the training split.
 _TOKENIZER_BYTES = 64 << 20
-# Text that a worker tokenizes at once.
-_BATCH_BYTES = 1 << 20
 # Less text than this is prepared sooner than workers are started.
 _SMALL_BYTES = 4 << 20
-# Where there is no terminal, a stage says so often how far it is; seconds.
-_LINE_EVERY = 10.0
 
 _SETTINGS = (
   'held_out_fraction',
@@ -126,7 +116,9 @@ def prepare(
     return found
   say = report or (lambda line: None)
   say(f'preparing {name} in {directory}')
-  with _fresh_folder(directory) as temporary:
+  with files.fresh_folder(
+    directory, is_whole=lambda folder: load(folder) is not None
+  ) as temporary:
     job = _Job(config_data, sources, temporary, report)
     manifest = {'hash': digest, **fingerprint, **job.build()}
     files.write_json(temporary / 'manifest.json', manifest)
@@ -224,54 +216,6 @@ def _hash_inputs(source: sources_lib.Source) -> list[dict[str, Any]]:
   return inputs
 
 
-@contextlib.contextmanager
-def _fresh_folder(directory: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A temporary folder that becomes `directory` if all goes well."""
-  directory.parent.mkdir(parents=True, exist_ok=True)
-  prefix = f'.{directory.name}.'
-  for stale in directory.parent.glob(f'{prefix}*.tmp'):
-    with _held(stale) as free:
-      if free:
-        shutil.rmtree(stale, ignore_errors=True)
-  made = tempfile.mkdtemp('.tmp', prefix, directory.parent)
-  temporary = pathlib.Path(made)
-  temporary.chmod(0o755)
-  try:
-    with _held(temporary):
-      yield temporary
-    if directory.exists() and not any(directory.iterdir()):
-      directory.rmdir()
-    try:
-      temporary.rename(directory)
-    except OSError:
-      # Another process has prepared the same data meanwhile.
-      if load(directory) is None:
-        raise
-  finally:
-    shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _held(folder: pathlib.Path) -> Iterator[bool]:
-  """Holds a folder's lock, and tells whether no other process holds it.
-
-  The lock ends with the process, unlike a process number in a name, which
-  another process or host may have, too.
-  """
-  try:
-    descriptor = os.open(folder, os.O_RDONLY)
-  except FileNotFoundError:  # removed meanwhile
-    yield False
-    return
-  try:
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    yield True
-  except BlockingIOError:
-    yield False
-  finally:
-    os.close(descriptor)
-
-
 class _Job:
   """One preparation; the attributes are what its stages share."""
 
@@ -288,7 +232,9 @@ class _Job:
     if processes is None:
       processes = workers.cores() if read >= _SMALL_BYTES else 0
     with workers.Pool(processes) as pool:
-      with _Meter('reading, MB', _known_total(self.sources), self.shown) as m:
+      with console.Megabytes(
+        'reading', _known_total(self.sources), shown=self.shown
+      ) as m:
         collected = collect.collect(
           self.sources,
           _collect_settings(self.data, self.sources),
@@ -354,13 +300,15 @@ class _Job:
     every = -(-int(collected.size[train].sum()) // _TOKENIZER_BYTES) or 1
     offsets = collected.offset[train[::every]]
     # In a process of its own, where malloc is as SentencePiece likes it.
-    return pool.run(_train_tokenizer, kind, vocab_size, self.spool, offsets)
+    return pool.run(
+      encoding.train_tokenizer, kind, vocab_size, self.spool, offsets
+    )
 
   def _tokenize(self, pool, collected, split_D, coder) -> dict[str, int]:
     """Writes the shards of every split and the held-out texts."""
     tokens = {}
     kept = int(collected.size[split_D >= 0].sum())
-    with _Meter('tokenizing, MB', kept, self.shown) as meter:
+    with console.Megabytes('tokenizing', kept, shown=self.shown) as meter:
       for index, name in enumerate(SPLITS):
         numbers = np.flatnonzero(split_D == index)
         folder = self.folder / (
@@ -368,9 +316,9 @@ class _Job:
         )
         writer = store.Writer(folder)
         offsets = collected.offset[numbers]
-        batches = _lines(self.spool, offsets)
+        batches = encoding.lines(self.spool, offsets)
         for encoded in pool.map(
-          _encode, batches, self.folder / 'tokenizer', coder.digest
+          encoding.encode, batches, self.folder / 'tokenizer', coder.digest
         ):
           writer.add(encoded)
           meter.advance(encoded.size)
@@ -379,7 +327,7 @@ class _Job:
         if name in HELD_OUT:
           path = self.folder / 'held_out' / f'{name}.jsonl'
           with open(path, 'wb') as texts:
-            for lines in _lines(self.spool, offsets):
+            for lines in encoding.lines(self.spool, offsets):
               texts.writelines(lines)
     return tokens
 
@@ -389,33 +337,6 @@ class _Job:
     _write_jsonl(path, found)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return {'count': len(found), 'sha256': digest}
-
-
-class _Meter:
-  """Shows how many megabytes of a stage are done; a context manager."""
-
-  def __init__(self, what: str, total: int | None, shown: bool):
-    self._done, self._last = 0, time.monotonic()
-    self._bar = contextlib.nullcontext()
-    if shown:
-      mega = None if total is None else -(-total // 10**6)
-      self._bar = console.Progress(what, start=0, total=mega)
-
-  def __enter__(self):
-    self._bar.__enter__()
-    return self
-
-  def __exit__(self, *exception):
-    self._bar.__exit__(*exception)
-
-  def advance(self, size: int):
-    """Adds bytes."""
-    self._done += size
-    if isinstance(self._bar, console.Progress):
-      log = time.monotonic() - self._last > _LINE_EVERY
-      if log:
-        self._last = time.monotonic()
-      self._bar.update(self._done // 10**6, log=log)
 
 
 def _known_total(sources: Sequence[sources_lib.Source]) -> int | None:
@@ -438,23 +359,6 @@ def _by_split(split_D, amount_D) -> tuple[dict[str, int], dict[str, int]]:
   )
 
 
-def _lines(
-  spool: pathlib.Path, offsets: Sequence[int]
-) -> Iterator[list[bytes]]:
-  """Lists of lines of the spool, of about `_BATCH_BYTES` each."""
-  group, size = [], 0
-  with open(spool, 'rb') as f:
-    for offset in offsets:
-      f.seek(offset)
-      group.append(f.readline())
-      size += len(group[-1])
-      if size >= _BATCH_BYTES:
-        yield group
-        group, size = [], 0
-  if group:
-    yield group
-
-
 def _read_jsonl(path: pathlib.Path) -> Iterator[dict[str, Any]]:
   with open(path, encoding='utf-8', newline='\n') as f:
     for line in f:
@@ -464,40 +368,3 @@ def _read_jsonl(path: pathlib.Path) -> Iterator[dict[str, Any]]:
 def _write_jsonl(path: pathlib.Path, rows: Iterable[dict[str, Any]]):
   lines = (json.dumps(row, ensure_ascii=False) + '\n' for row in rows)
   files.write(path, ''.join(lines))
-
-
-# In the workers.
-
-
-def _train_tokenizer(kind, vocab_size, spool, offsets) -> tokenizer.Tokenizer:
-  texts = (
-    json.loads(line)['text']
-    for lines in _lines(spool, offsets)
-    for line in lines
-  )
-  return tokenizer.train(kind, vocab_size, texts)
-
-
-def _encode(
-  lines: list[bytes], folder: pathlib.Path, digest: str
-) -> store.Encoded:
-  """Lines of the spool as the records of a shard."""
-  coder = _coder(folder, digest)
-  texts = [json.loads(line)['text'] for line in lines]
-  documents = []
-  for text, ids in zip(texts, coder.encode_batch(texts), strict=True):
-    ends = np.cumsum(coder.byte_lengths_V[ids], dtype=np.int64)
-    starts = np.concatenate([[0], ends])
-    word = words.word_index(text, starts[:-1])
-    documents.append(
-      np.stack(
-        [np.append(ids, tokenizer.EOS), np.append(word, word[-1] + 1), starts]
-      )
-    )
-  return store.encode(documents)
-
-
-@functools.lru_cache(maxsize=1)
-def _coder(folder: pathlib.Path, digest: str) -> tokenizer.Tokenizer:
-  del digest  # part of the cache's key: a folder's name may come again
-  return tokenizer.load(folder)
