@@ -1,8 +1,9 @@
 """Fused attention kernels: what each needs, and how it is called on a mesh.
 
-None of them can be split by XLA, so each runs under `shard_map`, on the rows
-and heads that a device holds. On CPU the Pallas kernels run interpreted, which
-is slow and meant for tests: `config.py` refuses them to a user there.
+XLA cannot split a Pallas kernel, so each runs under `shard_map`, on the rows
+and heads that a device holds; so does cuDNN's, so that there is one way only.
+On CPU the Pallas kernels run interpreted, which is slow and meant for tests:
+`config.py` refuses them to a user there.
 
 Axes besides the project's legend: `G` key-value heads.
 """

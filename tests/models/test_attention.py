@@ -59,7 +59,7 @@ def attend(q, k, v, order, segment, static='causal', **how):
 
 @pytest.mark.parametrize('static', attention.ATTENTIONS)
 @pytest.mark.parametrize('implementation', attention.PORTABLE)
-@pytest.mark.parametrize('length', [7, 130, 256])
+@pytest.mark.parametrize('length', [7, 200])
 @pytest.mark.parametrize('lengths', [(1.0,), (0.15, 0.2, 0.3)])
 def test_portable_implementations_equal_the_reference(
   static, implementation, length, lengths

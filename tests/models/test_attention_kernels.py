@@ -14,8 +14,6 @@ from test_transformer import batch_of
 from lm import config as config_lib, errors, models, sharding
 from lm.models import attention, attention_kernels
 
-PALLAS = ('pallas_gpu', 'splash')
-
 
 @pytest.fixture
 def meshes(config):
@@ -40,15 +38,18 @@ def run(name, order, segment, static, mesh):
   )
 
 
-@pytest.mark.parametrize('name', PALLAS)
+# Several blocks, grouped queries, heads that are padded to 32.
+_MANY = ('causal', (2, 4, 2, 24), 384)
+_FULL = ('bidirectional', (2, 2, 2, 8), 128)
+# Wide heads, which take smaller blocks on GPU.
+_WIDE = ('causal', (1, 2, 1, 128), 128)
+
+
 @pytest.mark.parametrize(
-  ('static', 'shape', 'length'),
+  ('name', 'static', 'shape', 'length'),
   [
-    # Several blocks, grouped queries, heads that are padded to 32.
-    ('causal', (2, 4, 2, 24), 384),
-    ('bidirectional', (2, 2, 2, 8), 128),
-    # Wide heads, which take smaller blocks on GPU.
-    ('causal', (1, 2, 1, 128), 128),
+    *[('pallas_gpu', *case) for case in (_MANY, _FULL, _WIDE)],
+    *[('splash', *case) for case in (_MANY, _FULL)],
   ],
 )
 def test_pallas_kernels_equal_the_reference(
@@ -92,8 +93,7 @@ def test_cudnn_gets_a_causal_call_that_is_right_for_one_segment_a_row(
     )
 
 
-@pytest.mark.parametrize('name', PALLAS)
-def test_each_device_runs_its_rows_and_heads(name, meshes):
+def test_each_device_runs_its_rows_and_heads(meshes):
   """Without copies; a batch too small to split is read by all."""
   mesh, length, real = meshes(2, 2, 2), 128, 110
   order, segment = packed(length, [50, real - 50], batch=4)
@@ -103,7 +103,7 @@ def test_each_device_runs_its_rows_and_heads(name, meshes):
     setting = (order[:size], segment[:size], 'causal')
     place = NamedSharding(mesh, P(rows, None, 'tensor'))
     placed = jax.device_put(given, place)
-    attend = jax.jit(run(name, *setting, mesh))
+    attend = jax.jit(run('splash', *setting, mesh))
     compiled = attend.lower(*placed).compile()
     assert 'all-gather' not in compiled.as_text()
     assert compiled.output_shardings.is_equivalent_to(place, 4)
