@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 from test_scoring import causal_row
 
-from lm import config as config_lib, errors, generate, models, scoring, trained
+from lm import (
+  config as config_lib,
+  errors,
+  generate,
+  models,
+  scoring,
+  sharding,
+  trained,
+)
 from lm.data import tokenizer
 
 
@@ -23,7 +31,7 @@ def make_run(config):
     tokenizer=tokenizer.train('bytes', resolved.data.vocab_size, []),
     objective=None,
     model=model,
-    mesh=None,
+    mesh=sharding.make_mesh(resolved, jax.devices()[:1]),
     params=jax.tree.map(lambda x: 3 * x, params),
     step=0,
   )
