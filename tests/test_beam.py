@@ -101,8 +101,7 @@ def enumerate_all(table, prompt, limit, alpha, penalty):
 PROMPT_IDS, LIMITS = [0, 1, 3, 1, 0, 3], [T, T, T, T - 1, 2, 1]
 
 
-@pytest.mark.parametrize('alpha', [0.0, 2.0])
-@pytest.mark.parametrize('penalty', [1.0, 1.5])
+@pytest.mark.parametrize(('alpha', 'penalty'), [(0.0, 1.0), (2.0, 1.5)])
 def test_wide_search_is_enumeration(alpha, penalty):
   lengths = set()
   for seed in range(4):
@@ -190,8 +189,7 @@ def test_decoding_beams_in_any_batch_gives_the_same_text(run):
   assert [c.text for c in together] != [c.text for c in greedy]
 
 
-@pytest.mark.parametrize('penalty', [1.0, 1.3])
-def test_the_score_is_that_of_the_full_pass(run, penalty):
+def test_the_score_is_that_of_the_full_pass(run):
   prompt = np.array([tokenizer.BOS, *run.tokenizer.encode('Hello')], np.int32)
   allowed = jnp.asarray(scoring.allowed_ids(run.tokenizer, end=True))
   three = beam.make_search(
@@ -201,7 +199,7 @@ def test_the_score_is_that_of_the_full_pass(run, penalty):
     beams=3,
     max_tokens=6,
     alpha=0.6,
-    repetition_penalty=penalty,
+    repetition_penalty=1.3,
   )
   batch = packing.one_a_row([prompt], 1, 32)
   found = jax.jit(three)(run.params, batch, jnp.array([6]))
@@ -213,7 +211,7 @@ def test_the_score_is_that_of_the_full_pass(run, penalty):
   for i in range(n):
     before = np.concatenate([prompt, ids[:i]])
     seen = jnp.zeros(len(allowed), bool).at[before].set(True)
-    here = sampling.penalize(logits[len(before) - 1], seen, penalty)
+    here = sampling.penalize(logits[len(before) - 1], seen, 1.3)
     here = jax.nn.log_softmax(jnp.where(allowed, here, -jnp.inf))
     log_p += float(here[ids[i]])
   score = log_p / ((5 + n) / 6) ** 0.6
@@ -232,7 +230,7 @@ def test_one_beam_is_the_greedy_decoding_of_the_generator(run):
     repetition_penalty=1.0,
   )
   one = jax.jit(one)
-  for prompt in PROMPTS:
+  for prompt in PROMPTS[1:3]:
     batch = packing.one_a_row([generator.encode(prompt)], 1, 32)
     ids = np.asarray(one(run.params, batch, jnp.array([6])).ids_BxT)[0]
     [completion] = generator([prompt])
