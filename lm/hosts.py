@@ -75,6 +75,8 @@ def join(
     if num_processes > 1:
       if process_id:
         _wait_for_port(coordinator_address)
+      else:
+        _check_port(coordinator_address)
       _initialize(
         coordinator_address=coordinator_address,
         num_processes=num_processes,
@@ -82,7 +84,7 @@ def join(
         cluster_detection_method='deactivate',
       )
       _group = _Group()
-  elif announced := _announced():
+  elif (announced := _announced()) is not None:
     _initialize(**announced)
     _group = _Group()
 
@@ -304,11 +306,10 @@ def _announced() -> dict[str, Any] | None:
   )
   for cluster in known:
     try:
-      found = cluster.is_env_present()
-    except OSError:  # a TPU that is not in a cloud: nobody answers
-      found = False
-    if found:
-      return {} if cluster.get_process_count() > 1 else None
+      if cluster.is_env_present():
+        return {} if cluster.get_process_count() > 1 else None
+    except OSError:  # a TPU outside of the cloud: nobody answers
+      continue
   # Open MPI since version 5, and MPICH.
   if any(int(os.environ.get(name, 1)) > 1 for name in _MPI_SIZES):
     if importlib.util.find_spec('mpi4py'):
@@ -319,6 +320,18 @@ def _announced() -> dict[str, Any] | None:
       '--process_id'
     )
   return None
+
+
+def _check_port(address: str):
+  """JAX crashes where it cannot listen."""
+  port = address.rpartition(':')[2]
+  try:
+    socket.create_server(('', int(port))).close()
+  except OSError as error:
+    raise errors.UserError(
+      f'--coordinator_address={address}: port {port} cannot be used here '
+      f'({errors.one_line(error)}); give a free port of the host of process 0'
+    ) from None
 
 
 def _wait_for_port(address: str):

@@ -78,10 +78,14 @@ def get_config():
 
 @dataclasses.dataclass(frozen=True)
 class Launcher:
-  """Starts `run.py` on CPU devices, by default on one, a tiny run."""
+  """Starts `run.py` with the tiny experiment, on one CPU device by default.
+
+  environment: variables besides those of this process.
+  """
 
   experiment: pathlib.Path
   compiled: str
+  environment: dict[str, str] = dataclasses.field(default_factory=dict)
 
   @classmethod
   def write(
@@ -105,6 +109,7 @@ class Launcher:
     """Starts a run; `hold_at` is the step after which it waits, see `held`."""
     environment = {
       **os.environ,
+      **self.environment,
       'JAX_COMPILATION_CACHE_DIR': self.compiled,
       'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
     }

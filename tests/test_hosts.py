@@ -1,6 +1,11 @@
-"""Two real processes are one run; another number of them can go on with it."""
+"""Two real processes are one run; another number of them goes on with it.
+
+Each has two CPU devices. Parameters are split over the processes, so that each
+saves and restores its own half, and heads over the devices of a process.
+"""
 
 import pathlib
+import shutil
 import signal
 import socket
 import time
@@ -22,29 +27,27 @@ from lm import (
 )
 
 STEPS = 20
-# Parameters are split over hosts, and heads over the devices of a host.
 FLAGS = (
   '--config.mesh.fsdp=2',
   '--config.mesh.tensor=2',
+  '--config.model.num_layers=1',
   f'--config.train.steps={STEPS}',
   '--config.train.checkpoint_every=6',
 )
 
 
 class Pair:
-  """Two processes of two devices each, on this machine."""
+  """A run of two processes on this machine."""
 
   def __init__(self, launcher: runs.Launcher, workdir, *flags, hold_at=None):
-    with socket.socket() as free:
-      free.bind(('localhost', 0))
-      port = free.getsockname()[1]
+    address = f'localhost:{_free_port()}'
     self.workdir = workdir
     self.processes = [
       launcher.start(
         workdir,
         *FLAGS,
         *flags,
-        f'--coordinator_address=localhost:{port}',
+        f'--coordinator_address={address}',
         '--num_processes=2',
         f'--process_id={process}',
         hold_at=hold_at,
@@ -66,19 +69,29 @@ class Pair:
     """Exit code, stdout and stderr of each."""
     try:
       return [runs.finish(process) for process in self.processes]
-    finally:
+    except BaseException:
       self.kill()
+      raise
 
-  def kill(self):
-    for process in self.processes:
+  def kill(self) -> list[tuple[int, str, str]]:
+    """kill -9 of both, the second before the first, which would end it."""
+    for process in reversed(self.processes):
       process.kill()
-      process.communicate()
+    return [runs.finish(process) for process in self.processes]
+
+
+def _free_port() -> int:
+  with socket.create_server(('', 0)) as free:
+    return free.getsockname()[1]
 
 
 @pytest.fixture(scope='module')
 def launcher(tmp_path_factory, corpus, compilation_cache) -> runs.Launcher:
   folder = tmp_path_factory.mktemp('experiment')
-  return runs.Launcher.write(folder, corpus, compilation_cache)
+  launcher = runs.Launcher.write(folder, corpus, compilation_cache)
+  # All but the first process compile everything in each run.
+  launcher.environment['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
+  return launcher
 
 
 @pytest.fixture(scope='module')
@@ -90,15 +103,6 @@ def two(launcher, tmp_path_factory) -> pathlib.Path:
   # Only the first one writes.
   assert second == (0, '', '')
   assert f'report: {workdir / "report.html"}' in out
-  return workdir
-
-
-@pytest.fixture(scope='module')
-def one(launcher, tmp_path_factory) -> pathlib.Path:
-  """The same run, of one process with as many devices."""
-  workdir = tmp_path_factory.mktemp('runs') / 'one'
-  code, out, err = runs.finish(launcher.start(workdir, *FLAGS, devices=4))
-  assert (code, err) == (0, ''), out
   return workdir
 
 
@@ -136,45 +140,56 @@ def _assert_same_batches(workdir: pathlib.Path, other: pathlib.Path):
         assert value == pytest.approx(expected[name], rel=1e-3), (line, name)
 
 
-def test_one_process_and_two_read_the_same_batches(one, two):
-  _assert_same_batches(two, one)
+def test_one_process_reads_the_same_batches(launcher, two, tmp_path):
+  workdir = tmp_path / 'one'
+  code, out, err = runs.finish(launcher.start(workdir, *FLAGS, devices=4))
+  assert (code, err) == (0, ''), out
+  _assert_same_batches(workdir, two)
 
 
-def test_killed_processes_go_on_bit_identically(launcher, two, tmp_path):
-  workdir = tmp_path / 'killed'
-  pair = Pair(launcher, workdir, hold_at=15)
-  pair.wait_until_held()
-  pair.kill()
-  assert runs.saved(workdir) == [6, 12]
-  for (code, out, err), expected in zip(
-    Pair(launcher, workdir).finish(),
-    ['going on after step 12', ''],
-    strict=True,
-  ):
-    assert (code, err) == (0, '')
-    assert expected in out
-  _assert_same_run(workdir, two)
+def test_stopped_damaged_and_killed(launcher, two, tmp_path):
+  workdir, alone = tmp_path / 'two', tmp_path / 'one'
 
-
-def test_a_signal_to_one_stops_both_and_one_goes_on(launcher, two, tmp_path):
-  workdir = tmp_path / 'stopped'
+  # A signal to one process: both save and stop after the same step.
   pair = Pair(launcher, workdir, hold_at=9)
   pair.wait_until_held()
   pair.processes[1].send_signal(signal.SIGTERM)
+  time.sleep(1)  # or the steps are over before all know
   pair.release()
   first, second = pair.finish()
-  assert first[0] == second[0] == 128 + signal.SIGTERM, (first, second)
-  saved = runs.saved(workdir)[-1]
+  assert first[0] == 128 + signal.SIGTERM, first
+  assert second == (128 + signal.SIGTERM, '', '')
+  before, saved = runs.saved(workdir)
   assert 10 <= saved < STEPS
-  assert saved % 6
   assert f'stopped by SIGTERM after step {saved} of {STEPS}' in first[2]
-  assert second[2] == ''
 
-  process = launcher.start(workdir, *FLAGS, devices=4)
-  code, out, err = runs.finish(process)
+  # One process alone goes on with it.
+  shutil.copytree(workdir, alone)
+  code, out, err = runs.finish(launcher.start(alone, *FLAGS, devices=4))
   assert (code, err) == (0, '')
   assert f'going on after step {saved}' in out
-  _assert_same_batches(workdir, two)
+  _assert_same_batches(alone, two)
+
+  # Damage that only the second can see: both take the checkpoint before.
+  state = workdir / 'checkpoints' / str(saved) / 'state'
+  halves = (state / 'ocdbt.process_1' / 'd').iterdir()
+  largest = max(halves, key=lambda path: path.stat().st_size)
+  os.truncate(largest, largest.stat().st_size // 2)
+  pair = Pair(launcher, workdir, hold_at=saved + 3)
+  pair.wait_until_held()
+  (_, out, err), second = pair.kill()
+  assert f'going on after step {before}' in out
+  assert f'checkpoint {saved} is damaged' in err
+  assert second == (-signal.SIGKILL, '', '')
+  assert (workdir / 'damaged' / str(saved)).is_dir()
+
+  # That was kill -9 of both.
+  last = runs.saved(workdir)[-1]
+  (code, out, err), second = Pair(launcher, workdir).finish()
+  assert (code, err) == (0, '')
+  assert f'going on after step {last}' in out
+  assert second == (0, '', '')
+  _assert_same_run(workdir, two)
 
 
 def test_a_process_does_not_wait_for_a_dead_one(launcher, tmp_path):
@@ -192,12 +207,11 @@ def test_a_process_does_not_wait_for_a_dead_one(launcher, tmp_path):
 
 def test_a_mistake_ends_both_with_one_line(launcher, tmp_path):
   workdir = tmp_path / 'mistaken'
-  prepared = tmp_path / 'prepared'
   pair = Pair(
     launcher,
     workdir,
     '--config.data.path=/no/such',
-    f'--config.data.directory={prepared}',
+    f'--config.data.directory={tmp_path / "prepared"}',
   )
   (code, _, err), second = pair.finish()
   assert code == 2
@@ -205,3 +219,130 @@ def test_a_mistake_ends_both_with_one_line(launcher, tmp_path):
   assert err.count('\n') == 1
   assert second == (2, '', '')
   assert not workdir.exists()
+
+
+@pytest.fixture
+def started(monkeypatch) -> list[dict]:
+  """What `initialize` is called with, instead of being called."""
+  for name in list(os.environ):
+    if name.startswith(('SLURM_', 'OMPI_', 'PMI_', 'TPU_', 'MEGASCALE_')):
+      monkeypatch.delenv(name)
+  calls = []
+  monkeypatch.setattr(hosts, '_initialize', lambda **x: calls.append(x))
+  monkeypatch.setattr(hosts, '_Group', lambda: None)
+  return calls
+
+
+def test_alone_nothing_is_started(started):
+  hosts.join()
+  hosts.join('localhost:1234', 1, 0)
+  assert started == []
+  assert hosts.is_first()
+  assert hosts.decide(lambda: (1, 2)) == (1, 2)
+  assert hosts.exchange('a') == ['a']
+  with pytest.raises(KeyError):
+    hosts.attempt(lambda: {}['b'])
+
+
+def test_flags_say_how_to_start(started):
+  port = _free_port()
+  hosts.join(f'node1:{port}', 2, 0)
+  (call,) = started
+  assert call['coordinator_address'] == f'node1:{port}'
+  assert (call['num_processes'], call['process_id']) == (2, 0)
+  # No question to a cluster or a cloud.
+  assert call['cluster_detection_method'] == 'deactivate'
+
+
+_SLURM = {
+  'SLURM_JOB_ID': '7',
+  'SLURM_STEP_NODELIST': 'node[1-2]',
+  'SLURM_PROCID': '1',
+  'SLURM_LOCALID': '0',
+}
+_ORTE = 'OMPI_MCA_orte_hnp_uri'
+
+
+@pytest.mark.parametrize(
+  ('environment', 'calls'),
+  [
+    ({**_SLURM, 'SLURM_NTASKS': '2'}, [{}]),
+    ({**_SLURM, 'SLURM_NTASKS': '1'}, []),
+    # In an allocation, but not in a step of it.
+    ({'SLURM_JOB_ID': '7', 'SLURM_NTASKS': '2'}, []),
+    ({_ORTE: '4096.0;tcp://10.0.0.1:5', 'OMPI_COMM_WORLD_SIZE': '2'}, [{}]),
+    ({_ORTE: '4096.0;tcp://10.0.0.1:5', 'OMPI_COMM_WORLD_SIZE': '1'}, []),
+    ({'OMPI_COMM_WORLD_SIZE': '1'}, []),
+    # A machine with the variables of a TPU pod that is none.
+    ({'TPU_WORKER_HOSTNAMES': 'a,b', 'TPU_WORKER_ID': '0'}, []),
+    ({'KUBERNETES_SERVICE_HOST': '10.0.0.1'}, []),
+  ],
+)
+def test_clusters_announce_themselves(started, monkeypatch, environment, calls):
+  for name, value in environment.items():
+    monkeypatch.setenv(name, value)
+  hosts.join()
+  assert started == calls
+
+
+def test_a_tpu_pod_announces_itself(started, monkeypatch):
+  cluster = 'jax._src.clusters.cloud_tpu_cluster'
+  monkeypatch.setattr(f'{cluster}.running_in_cloud_tpu_vm', True)
+  monkeypatch.setenv('MEGASCALE_NUM_SLICES', '1')
+  monkeypatch.setenv('TPU_WORKER_HOSTNAMES', 'a')
+  hosts.join()
+  assert started == []
+  monkeypatch.setenv('TPU_WORKER_HOSTNAMES', 'a,b')
+  hosts.join()
+  assert started == [{}]
+
+
+def test_an_mpi_without_a_coordinator_needs_mpi4py(started, monkeypatch):
+  monkeypatch.setenv('OMPI_COMM_WORLD_SIZE', '2')
+  found = [None, 'a module']
+  monkeypatch.setattr('importlib.util.find_spec', lambda name: found.pop(0))
+  with pytest.raises(errors.UserError, match='install mpi4py'):
+    hosts.join()
+  hosts.join()
+  assert started == [{'cluster_detection_method': 'mpi4py'}]
+
+
+@pytest.mark.parametrize(
+  ('flags', 'message'),
+  [
+    (('node1:1234', None, None), 'without --num_processes, --process_id'),
+    ((None, 2, None), 'without --coordinator_address, --process_id'),
+    (('node1', 2, 0), 'coordinator_address=node1 is not HOST:PORT'),
+    ((':1234', 2, 0), 'is not HOST:PORT'),
+    (('node1:65536', 2, 0), 'is not HOST:PORT'),
+    (('node1:1234', 0, 0), '--num_processes=0 is out of range'),
+    (('node1:1234', 2, 2), '--process_id=2 is out of range: give 0 to 1'),
+    (('node1:1234', 2, -1), '--process_id=-1 is out of range'),
+    (('no-such-host.invalid:1234', 2, 1), 'cannot be reached'),
+  ],
+)
+def test_flags_that_do_not_fit_are_an_error(started, flags, message):
+  with pytest.raises(errors.UserError, match=message) as caught:
+    hosts.join(*flags)
+  assert '\n' not in str(caught.value)
+  assert started == []
+
+
+def test_a_port_that_is_taken_is_an_error(started):
+  with socket.create_server(('', 0)) as taken:
+    address = f'localhost:{taken.getsockname()[1]}'
+    with pytest.raises(errors.UserError, match='cannot be used here') as caught:
+      hosts.join(address, 2, 0)
+  assert '\n' not in str(caught.value)
+  assert started == []
+
+
+def test_processes_that_cannot_meet_are_told_in_one_line(monkeypatch):
+  def fails(**arguments):
+    raise RuntimeError('UNKNOWN: Failed to start\nRPC server')
+
+  monkeypatch.setattr('jax.distributed.initialize', fails)
+  with pytest.raises(errors.UserError, match='cannot meet') as caught:
+    hosts.join(f'localhost:{_free_port()}', 2, 0)
+  assert 'Failed to start RPC server' in str(caught.value)
+  assert '\n' not in str(caught.value)
