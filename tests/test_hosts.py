@@ -4,6 +4,7 @@ Each has two CPU devices. Parameters are split over the processes, so that each
 saves and restores its own half, and heads over the devices of a process.
 """
 
+import os
 import pathlib
 import shutil
 import signal
@@ -19,6 +20,8 @@ import runs
 from lm import (
   checkpoint,
   config as config_lib,
+  errors,
+  hosts,
   models,
   objectives,
   optimizer,

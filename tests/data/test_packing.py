@@ -1,11 +1,10 @@
 """Planned rows: pure functions of (seed, epoch, row), nothing lost."""
 
-import types as python_types
-
 import numpy as np
 import pytest
 
-from lm import errors, objectives
+from experiments import base
+from lm import config as config_lib, errors, objectives
 from lm.data import packing, pipeline, store, tokenizer
 
 L = 16
@@ -25,12 +24,9 @@ def split(tmp_path_factory):
 
 
 def objective():
-  config = python_types.SimpleNamespace(
-    data=python_types.SimpleNamespace(sequence_length=L),
-    train=python_types.SimpleNamespace(loss_chunk=0),
-    objective=python_types.SimpleNamespace(name='causal'),
-  )
-  return objectives.make(config)
+  config = base.get_config()
+  config.data.sequence_length = L
+  return objectives.make(config_lib.resolve(config))
 
 
 def make_rows(split, seed=0, **kwargs):
