@@ -62,7 +62,7 @@ def _state(workdir: pathlib.Path) -> step.TrainState:
 
 
 def _lines(workdir: pathlib.Path):
-  exempt = ('seconds', 'tokens_per_second')
+  exempt = ('seconds', 'seconds_to_first_step', 'tokens_per_second')
   return [
     {k: v for k, v in line.items() if k not in exempt}
     for line in metrics.read(workdir)
