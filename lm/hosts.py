@@ -166,8 +166,8 @@ def fail(error: Exception):
   """
   if _group is None:
     return
-  traceback.print_exception(error)
-  _group.leave(1, f'error: {type(error).__name__}: {errors.one_line(error)}')
+  text = f'error: {type(error).__name__}: {errors.one_line(error)}'
+  _group.leave(1, text, error)
 
 
 def part():
@@ -230,10 +230,15 @@ class _Group:
       pause = min(1.5 * pause, _LONGEST)
     return told
 
-  def leave(self, code: int, message: str) -> NoReturn:
-    """See the function of this name."""
-    # Never released: the main thread and the watcher may both come here.
+  def leave(
+    self, code: int, message: str, error: Exception | None = None
+  ) -> NoReturn:
+    """See the function of this name, and `fail`."""
+    # Never released: the main thread and the watcher may both come here, and
+    # when others leave, a step fails here only because they do.
     self._leaving.acquire()
+    if error is not None:
+      traceback.print_exception(error)
     if not self.index and message:
       print(message, file=sys.stderr)
     try:
