@@ -31,7 +31,7 @@ _START = 300
 # Seconds between looks at what others have told.
 _SHORTEST, _LONGEST = 0.002, 0.5
 # Seconds that a process which fails waits for the others to do the same.
-_FAREWELL = 10.0
+_FAREWELL = 5.0
 _LEFT = 'left'
 # How MPI tells the number of processes where JAX does not read it.
 _MPI_SIZES = ('OMPI_COMM_WORLD_SIZE', 'PMI_SIZE')
