@@ -31,7 +31,7 @@ _START = 300
 # Seconds between looks at what others have told.
 _SHORTEST, _LONGEST = 0.002, 0.5
 # Seconds that a process which fails waits for the others to do the same.
-_FAREWELL = 10.0
+_FAREWELL = 5.0
 _LEFT = 'left'
 # How MPI tells the number of processes where JAX does not read it.
 _MPI_SIZES = ('OMPI_COMM_WORLD_SIZE', 'PMI_SIZE')
@@ -166,8 +166,8 @@ def fail(error: Exception):
   """
   if _group is None:
     return
-  traceback.print_exception(error)
-  _group.leave(1, f'error: {type(error).__name__}: {errors.one_line(error)}')
+  text = f'error: {type(error).__name__}: {errors.one_line(error)}'
+  _group.leave(1, text, error)
 
 
 def part():
@@ -230,10 +230,15 @@ class _Group:
       pause = min(1.5 * pause, _LONGEST)
     return told
 
-  def leave(self, code: int, message: str) -> NoReturn:
-    """See the function of this name."""
-    # Never released: the main thread and the watcher may both come here.
+  def leave(
+    self, code: int, message: str, error: Exception | None = None
+  ) -> NoReturn:
+    """See the function of this name, and `fail`."""
+    # Never released: the main thread and the watcher may both come here, and
+    # when others leave, a step fails here only because they do.
     self._leaving.acquire()
+    if error is not None:
+      traceback.print_exception(error)
     if not self.index and message:
       print(message, file=sys.stderr)
     try:

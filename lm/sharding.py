@@ -66,7 +66,11 @@ def mesh_shape(config, device_count: int) -> dict[str, int]:
 def make_mesh(
   config, devices: Sequence[jax.Device] | None = None
 ) -> jax.sharding.Mesh:
-  """The mesh over all devices, or over those given."""
+  """The mesh over all devices, or over those given.
+
+  Devices come host by host, and the last axis changes fastest: `tensor`, and
+  then `fsdp`, stay inside of a host where they fit.
+  """
   devices = jax.devices() if devices is None else devices
   shape = mesh_shape(config, len(devices))
   # Auto: Linen modules carry no sharding of their own.
