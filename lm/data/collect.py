@@ -146,8 +146,9 @@ def assign_splits(
   validation before train, else the first; of near duplicates likewise.
   Where the source fixes no split, its documents are taken in the order of their
   digests, so that the split depends on the texts and not on names or order:
-  first for test, then for validation, at least one for each. No text is near to one in another split, since of two
-  near ones one is dropped; where `near_duplicates` is 0, none is equal to one.
+  first for test, then for validation, at least one for each. No text is near to
+  one in another split, since of two near ones one is dropped; where
+  `near_duplicates` is 0, none is equal to one.
 
   Raises:
     UserError: a source has too little text for three splits.

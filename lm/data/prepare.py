@@ -237,7 +237,10 @@ class _Job:
     self.shown, self.say = bool(report), report or (lambda line: None)
     self.counts = tally.Tally(source.name for source in sources)
     for source in sources:
-      names = [documents_lib.file_name(path) for path in source.ignored]
+      names = [
+        documents_lib.file_name(pathlib.PurePath(path.name))
+        for path in source.ignored
+      ]
       self.counts.ignore(source.name, names)
     self.spool = folder / 'documents.jsonl'
 
