@@ -60,8 +60,9 @@ def test_workers_end_with_a_killed_parent():
   )
   worker = pathlib.Path('/proc', process.stdout.readline().decode().strip())
   assert worker.name.isdigit()
+  process.stdout.close()
   process.kill()
-  process.communicate()
+  process.wait()
   until = time.monotonic() + 2
   while (is_there := _runs(worker)) and time.monotonic() < until:
     time.sleep(0.05)
