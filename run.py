@@ -134,7 +134,9 @@ def _prepare(workdir: pathlib.Path):
   del workdir
   config = config_lib.resolve(_CONFIG.value)
   if hosts.is_first():
-    print(prepare.describe(prepare.prepare(config.data, report=print)))
+    with stopping.on_sigterm(_command()):
+      prepared = prepare.prepare(config.data, report=print)
+    print(prepare.describe(prepared))
 
 
 def _benchmark(workdir: pathlib.Path):

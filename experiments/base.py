@@ -35,9 +35,11 @@ def get_config() -> config_dict.ConfigDict:
   data.directory = placeholder(str)
   # Of files: longer ones are cut into several documents at a line's end; bytes.
   data.document_bytes = 1 << 20
-  # Of the documents, for validation and for test each.
+  # Of the documents of a source that fixes no splits, for validation and for
+  # test each.
   data.held_out_fraction = 0.05
-  # At most so many bytes of text for validation and for test each.
+  # At most so many bytes of text for validation and for test each, where the
+  # source fixes no splits; a mixture's sources share them evenly.
   data.held_out_bytes = 8 << 20
   # unigram, bpe (SentencePiece), word, char, bytes, or a saved one's folder.
   data.tokenizer = 'unigram'
@@ -56,14 +58,15 @@ def get_config() -> config_dict.ConfigDict:
   # A language (en, zh, de, ...) or a script (Latin, Han, Cyrillic, ...):
   # documents in others are dropped; None: all are kept.
   data.language = placeholder(str)
-  # Of two documents whose MinHash sketches agree in so much one is dropped; 0:
-  # both are kept.
+  # Of two documents whose MinHash sketches agree in so much, 0.7 to 1, one is
+  # dropped; 0: both are kept.
   data.near_duplicates = 0.8
   # Processes that prepare data; None: one a core, none for little text.
   data.processes = placeholder(int)
   cleaning = data.cleaning = config_dict.ConfigDict()
   # Names of rules, see RULES in `lm/data/cleaning.py`; None: all for files, for
-  # packaged sources only `unicode`.
+  # packaged sources only `unicode`, and `language` and `scrub` where they are
+  # asked for.
   cleaning.rules = placeholder(tuple)
   # Of a document, in scripts that put blanks between words. Gopher's most is
   # 100,000; a part of data.document_bytes can have 250,000.

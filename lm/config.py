@@ -21,7 +21,7 @@ from lm import (
   optimizer,
   sharding,
 )
-from lm.data import documents, sources, streams, tokenizer
+from lm.data import cleaning, documents, sources, streams, tokenizer
 from lm.models import attention, transformer
 
 ARCHITECTURES = ('decoder',)
@@ -139,6 +139,9 @@ _BOUNDS: dict[str, tuple[float, float | None]] = {
   'generate.batch_size': (1, None),
   'generate.samples': (0, None),
 }
+
+# Below, documents that have little in common are compared, all with all.
+_LEAST_NEAR = 0.7
 
 
 def _vocab_size(config) -> int:
@@ -313,6 +316,7 @@ def _check_choices(config):
       f'{", ".join(tokenizer.KINDS)}, or give the path of a saved tokenizer'
     )
   streams.check_encoding(config.data.encoding)
+  cleaning.make(config.data, config.data.cleaning.rules or ())
   if not config.data.text_column:
     raise errors.UserError(
       "data.text_column='' names no column; give the one that holds the text"
@@ -341,6 +345,12 @@ def _check_bounds(config):
     if not fits or (most is not None and value > most):
       allowed = f'at least {least}' if most is None else f'{least} to {most}'
       raise errors.UserError(f'{field}={value} is out of range: give {allowed}')
+  near = config.data.near_duplicates
+  if 0 < near < _LEAST_NEAR:
+    raise errors.UserError(
+      f'data.near_duplicates={near} is out of range: give {_LEAST_NEAR} to 1, '
+      'or 0 to keep them'
+    )
 
 
 def _divides(config, part: str, whole: str, why: str):

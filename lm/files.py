@@ -60,16 +60,17 @@ def fresh_folder(
   temporary = pathlib.Path(made)
   temporary.chmod(0o755)
   try:
+    # Held up to the end: without its lock another process would remove it.
     with _held(temporary):
       yield temporary
-    if directory.exists() and not any(directory.iterdir()):
-      directory.rmdir()
-    try:
-      temporary.rename(directory)
-    except OSError:
-      # Another process has prepared the same data meanwhile.
-      if not is_whole(directory):
-        raise
+      if directory.exists() and not any(directory.iterdir()):
+        directory.rmdir()
+      try:
+        temporary.rename(directory)
+      except OSError:
+        # Another process has prepared the same data meanwhile.
+        if not is_whole(directory):
+          raise
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
 

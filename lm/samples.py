@@ -1,6 +1,5 @@
 """What a finished run writes: held-out documents continued, and measured."""
 
-import itertools
 import json
 import pathlib
 
@@ -14,7 +13,7 @@ _PROMPT = 120
 def write(
   run: trained.Trained, workdir: pathlib.Path
 ) -> tuple[str, dict[str, float]]:
-  """Continues the first test documents into WORKDIR/samples.txt.
+  """Continues test documents into WORKDIR/samples.txt.
 
   Returns:
     The first sample, for a terminal, and the figures of the first sample of
@@ -52,17 +51,23 @@ def openings(
   *,
   most_tokens: int,
 ) -> list[tuple[str, str]]:
-  """Beginnings of the first documents, to be continued, and what follows.
+  """Beginnings of documents, to be continued, and what follows.
 
-  About `_PROMPT` characters, to the end of a word where there are any.
+  The documents are spread evenly over the file, in which the sources of a
+  mixture follow one another. Of each about `_PROMPT` characters, to the end of
+  a word where one ends in their second half.
   """
   with open(path, encoding='utf-8', newline='\n') as f:
-    texts = [json.loads(line)['text'] for line in itertools.islice(f, count)]
+    lines = f.readlines()
+  number = min(count, len(lines))
+  chosen = [lines[i * len(lines) // number] for i in range(number)]
+  texts = [json.loads(line)['text'] for line in chosen]
   pairs = []
   for text in texts:
     text = text.lstrip()
-    cut = text[:_PROMPT].rfind(' ')
-    prompt = text[: cut if cut > 0 else _PROMPT]
+    limit = min(_PROMPT, len(text))
+    cut = text.rfind(' ', limit // 2, limit)
+    prompt = text[: cut if cut > 0 else limit]
     while prompt and len(coder.encode(prompt)) > most_tokens:
       prompt = prompt[: len(prompt) * 3 // 4]
     pairs.append((prompt, text[len(prompt) :]))

@@ -157,6 +157,15 @@ MISFITS = [
     {'generate.samples_per_prompt': 2, 'generate.temperature': 0.0},
     'samples_per_prompt=2, but generate.temperature=0 gives the likeliest tok',
   ),
+  (
+    {'data.near_duplicates': 0.69},
+    'es=0.69 is out of range: give 0.7 to 1',
+  ),
+  ({'data.language': 'xx'}, "unknown data.language='xx'; choose a language"),
+  (
+    {'data.cleaning.rules': ('spam',)},
+    "rules has an unknown rule 'spam'",
+  ),
   ({'data.tokenizer': 'no/such'}, "data.tokenizer='no/such'; choose from"),
   ({'data.tokenizer': ''}, "data.tokenizer=''; choose from"),
   ({'data.text_column': ''}, "data.text_column='' names no column"),

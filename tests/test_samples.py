@@ -36,9 +36,17 @@ def test_openings_and_rests_are_the_documents(workdir):
   assert [a + b for a, b in pairs] == [text.lstrip() for text in TEXTS]
   assert [len(a) for a, _ in pairs[1:]] == [120, 5, 120]
   assert pairs[0][1][0] == ' '  # to the end of a word
-  assert openings(workdir, coder, 10**6, count=2) == pairs[:2]
+  assert openings(workdir, coder, 10**6, count=2) == pairs[::2]
   for prompt, _ in openings(workdir, coder, 15):
     assert 0 < len(coder.encode(prompt)) <= 15
+
+
+def test_an_opening_is_not_cut_short_at_an_early_blank(workdir):
+  path = workdir / 'held_out' / 'test.jsonl'
+  path.write_text(json.dumps({'text': '北京 ' + '我们' * 99}))
+  coder = tokenizer.train('bytes', 528, [])
+  [(prompt, _)] = openings(workdir, coder, 10**6)
+  assert len(prompt) == 120
 
 
 @pytest.mark.parametrize('share', [1.0, 0.5])

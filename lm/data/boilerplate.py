@@ -40,9 +40,14 @@ _CHINESE = (
   '隐私政策',
   '使用条款',
 )
-PHRASES = _POLICIES + _JAVASCRIPT + _NOTICES + _CHINESE
-# A longer line is a paragraph about these things.
+# A longer line is a paragraph about these things; characters.
 LONGEST = 200
+LONGEST_CHINESE = 40
+# Phrase -> the longest line that goes for it.
+PHRASES = {
+  **dict.fromkeys(_POLICIES + _JAVASCRIPT + _NOTICES, LONGEST),
+  **dict.fromkeys(_CHINESE, LONGEST_CHINESE),
+}
 
 _PLACEHOLDERS = ('lorem ipsum', 'Lorem ipsum', 'Lorem Ipsum', 'LOREM IPSUM')
 
@@ -53,7 +58,7 @@ def has_placeholder(text: str) -> bool:
 
 
 def without_lines(text: str) -> str:
-  """The text without lines of at most `LONGEST` characters with a phrase."""
+  """The text without lines that hold a phrase and are short enough for it."""
   lines = text.split('\n')
   short = '\n'.join([line for line in lines if len(line) <= LONGEST]).lower()
   found = [phrase for phrase in PHRASES if phrase in short]
@@ -62,6 +67,8 @@ def without_lines(text: str) -> str:
 
   def is_kept(line: str) -> bool:
     small = line.lower() if len(line) <= LONGEST else ''
-    return not any(phrase in small for phrase in found)
+    return not any(
+      len(line) <= PHRASES[phrase] and phrase in small for phrase in found
+    )
 
   return '\n'.join(filter(is_kept, lines))

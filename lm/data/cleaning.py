@@ -162,7 +162,7 @@ def drop_boilerplate(text: str) -> str | Dropped:
   word JavaScript. Here that word alone does not do, so that pages about
   programming stay whole, and a line of more than 200 characters stays, since
   it is a paragraph about these things. The Chinese phrases are the
-  counterparts on Chinese pages.
+  counterparts on Chinese pages, in lines of at most 40 characters.
   """
   if boilerplate.has_placeholder(text):
     return Dropped('boilerplate')
@@ -344,6 +344,13 @@ RULES: dict[str, Callable] = {
     check_language, language=cfg.language, share=cfg.cleaning.language_share
   ),
   'scrub': lambda cfg: scrub,
+}
+
+# What rules read of `data.cleaning`.
+FIELDS = {
+  'length': ('min_words', 'max_words', 'min_characters'),
+  'symbols': ('max_digits',),
+  'language': ('language_share',),
 }
 
 # Of characters.

@@ -3,8 +3,8 @@
   sources -> batches -> workers: clean, digest, sketch -> spool (JSON lines)
           -> exact duplicates, near duplicates -> splits
 
-Of each document some fifty bytes stay in memory; its text and its sketch lie on
-disk.
+Of each document its number, sizes, place and digest stay in memory; its text
+and its sketch lie on disk.
 """
 
 import array
@@ -23,8 +23,9 @@ from lm import errors
 from lm.data import cleaning, duplicates, sources as sources_lib, tally, workers
 
 SPLITS = ('train', 'validation', 'test')
-# What becomes of a document that gets into no split.
-_DUPLICATE, _NEAR_DUPLICATE = -1, -2
+# Of a document that is in no split: not yet, or for good.
+_FREE, _DUPLICATE, _NEAR_DUPLICATE = -1, -2, -3
+_REASONS = {_DUPLICATE: 'duplicate', _NEAR_DUPLICATE: 'near duplicate'}
 # Text and documents that are handed to a worker at once.
 _BATCH_CHARACTERS = 1 << 19
 _BATCH_DOCUMENTS = 1000
@@ -34,7 +35,8 @@ _BATCH_DOCUMENTS = 1000
 class Settings:
   """What a worker must know; hashable.
 
-  rules: for each source the names of its cleaning rules. language: the only one
+  rules: for each source the names of its cleaning rules, in the order of
+  `cleaning.RULES` and without those that are not set. language: the only one
   that is kept. cleaning: the rules' settings, as pairs. near_duplicates:
   whether sketches are wanted.
   """
@@ -45,8 +47,15 @@ class Settings:
   near_duplicates: bool
 
   def as_dict(self) -> dict[str, Any]:
-    """What the result depends on."""
-    return {'rules': self.rules, **dict(self.cleaning)}
+    """What cleaning depends on: the rules, and what these read."""
+    values, used = dict(self.cleaning), set().union(*self.rules)
+    found = {'rules': self.rules}
+    for rule in cleaning.RULES:
+      if rule in used:
+        found |= {name: values[name] for name in cleaning.FIELDS.get(rule, ())}
+    if used & {'language', 'symbols'}:
+      found['language'] = self.language
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,12 +142,13 @@ def assign_splits(
 ) -> np.ndarray:
   """Index into SPLITS by document, below 0 for a duplicate; int8 [D].
 
-  Of duplicates the one in a split that the source fixes is kept, test before
-  validation before train, else the first. Where the source fixes no split, its
-  documents are taken in the order of their digests, so that the split depends
-  on the texts and not on names or order: first for test, then for validation,
-  at least one for each. No text is near to one in another split, since of two
-  near ones one is dropped.
+  Of equal texts the one in a split that its source fixes is kept, test before
+  validation before train, else the first; of near duplicates likewise.
+  Where the source fixes no split, its documents are taken in the order of their
+  digests, so that the split depends on the texts and not on names or order:
+  first for test, then for validation, at least one for each. No text is near to
+  one in another split, since of two near ones one is dropped; where
+  `near_duplicates` is 0, none is equal to one.
 
   Raises:
     UserError: a source has too little text for three splits.
@@ -160,9 +170,12 @@ def assign_splits(
   of_source = collected.source[by_digest]
   for number, source in enumerate(sources):
     members = by_digest[of_source == number]
-    _check_text(source, config_data, counts, len(members))
+    if not len(members):
+      of_all = split_D[collected.source == number]
+      raise _no_text(source, config_data, counts, of_all)
     _split_free(
-      members[collected.fixed[members] < 0],
+      source,
+      members[split_D[members] == _FREE],
       collected.size,
       split_D,
       config_data,
@@ -172,33 +185,39 @@ def assign_splits(
   return split_D
 
 
-def _check_text(source, config_data, counts, found: int):
-  if found:
-    return
+def _no_text(source, config_data, counts, split_D) -> errors.UserError:
   dropped = counts.as_dict()[source.name]['dropped']
-  reasons = ', '.join(f'{a["documents"]} {r}' for r, a in dropped.items())
+  numbers = {reason: amount['documents'] for reason, amount in dropped.items()}
+  for code, reason in _REASONS.items():
+    if number := int((split_D == code).sum()):
+      numbers[reason] = number
+  reasons = ', '.join(f'{number} {r}' for r, number in numbers.items())
   where = f'data.sources: {source.name!r}'
   if not config_data.sources:
-    where = f'data.source={source.name!r} with data.path={config_data.path!r}'
-  raise errors.UserError(
+    where = f'data.source={source.name!r}'
+    if config_data.path:
+      where += f' with data.path={config_data.path!r}'
+  return errors.UserError(
     f'{where} holds no text that is kept (dropped: {reasons or "none"}); give '
     "more, or turn cleaning off with --config.data.cleaning.rules='()'"
   )
 
 
-def _split_free(free, size_D, split_D, config_data, held_out_bytes):
+def _split_free(source, free, size_D, split_D, config_data, held_out_bytes):
   """Splits the documents `free`, given in the order of their digests."""
   if not len(free):
     return
   if len(free) < 3:
     total = int(size_D[free].sum())
     cut = f'--config.data.document_bytes={max(1024, total // 20)}'
+    where = f'data.sources: {source.name!r}: ' if config_data.sources else ''
     raise errors.UserError(
-      f'{len(free)} document(s) of {total} bytes cannot be split into train, '
-      'validation and test: three are needed; give more'
+      f'{where}{len(free)} document(s) of {total} bytes cannot be split into '
+      'train, validation and test: three are needed; give more'
       + (f', or cut them with {cut}' if total > 3 * 1024 else '')
     )
   wanted = max(1, round(config_data.held_out_fraction * len(free)))
+  wanted = min(wanted, (len(free) - 1) // 2)  # One at least is to train on.
   split_D[free] = SPLITS.index('train')
   taken = 0
   for name in ('test', 'validation'):
@@ -217,10 +236,9 @@ def _count(collected, split_D, twin, similarity, sources, folder, counts):
     counts.keep(
       source.name, int(size.sum()), int(characters.sum()), int(kept.sum())
     )
-  reasons = {_DUPLICATE: 'duplicate', _NEAR_DUPLICATE: 'near duplicate'}
   with open(folder / 'documents.jsonl', 'rb') as spool:
     for number in np.flatnonzero(split_D < 0).tolist():
-      reason = reasons[int(split_D[number])]
+      reason = _REASONS[int(split_D[number])]
       name = sources[collected.source[number]].name
       example = None
       if counts.wants_example(name, reason):
@@ -304,6 +322,8 @@ def _clean(source, document, rules, settings) -> _Kept | _Dropped:
     example = {'name': document.name, 'detail': document.detail}
     return _Dropped(source, document.size, 0, document.reason, example)
   read = (source, len(document.text.encode()), len(document.text))
+  if document.is_page:
+    rules = [(name, rule) for name, rule in rules if name != 'html']
   text, changed = cleaning.clean(rules, document.text)
   if isinstance(text, cleaning.Dropped):
     example = {'name': document.name, 'text': tally.excerpt(document.text)}

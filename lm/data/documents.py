@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -18,11 +19,16 @@ RECORD_BYTES = 1 << 26
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-  """A text; `split` is None where the source fixes none."""
+  """A text; `split` is None where the source fixes none.
+
+  is_page: whether it is what a reader of an HTML page sees, so that markup
+  that is left in it is text.
+  """
 
   name: str
   text: str
   split: str | None = None  # 'train', 'validation', 'test' or None.
+  is_page: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +66,11 @@ def document(
   if not text or text.isspace():
     return Skipped(name, 'empty', len(text.encode()))
   return Document(name, text, split)
+
+
+def file_name(path: pathlib.PurePath) -> str:
+  r"""A path as Unicode text: bytes that are not UTF-8 are shown as `\xB0`."""
+  return os.fsencode(path.as_posix()).decode('utf-8', 'backslashreplace')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,19 +145,27 @@ def number(name: str, parts: Iterator[bytes]) -> Iterator[tuple[str, bytes]]:
 def cut(stream: BinaryIO, limit: int, head: bytes = b'') -> Iterator[bytes]:
   """Consecutive parts of at most `limit` bytes; joined, `head` and the stream.
 
-  A part ends at its last line end, or else at its last blank or tab, or else
+  A part ends at the last line end in its second half, or else at the last blank
+  or tab there, or else at the last line end, blank or tab of all, or else
   before a character.
   """
   data = head + stream.read(limit + 1 - len(head))
   while len(data) > limit:
-    end = data.rfind(b'\n', 0, limit) + 1
-    if not end:
-      end = max(data.rfind(b' ', 0, limit), data.rfind(b'\t', 0, limit)) + 1
-    if not end:
-      end = limit
-      while end > limit - 3 and data[end] & 0xC0 == 0x80:
-        end -= 1
+    end = _end(data, limit)
     yield data[:end]
     data = data[end:] + stream.read(end)
   if data:
     yield data
+
+
+def _end(data: bytes, limit: int) -> int:
+  """Where to cut data that is longer than `limit`."""
+  for least in (limit // 2, 0):
+    for marks in ((b'\n',), (b' ', b'\t')):
+      end = max(data.rfind(mark, least, limit) for mark in marks) + 1
+      if end:
+        return end
+  end = limit
+  while end > limit - 3 and data[end] & 0xC0 == 0x80:
+    end -= 1
+  return end

@@ -1,12 +1,14 @@
 """Near duplicates by MinHash and locality-sensitive hashing.
 
 Broder 1997 for MinHash; banding as in Leskovec, Rajaraman and Ullman, Mining of
-Massive Datasets, section 3.4. Sketches and the choice of bands are those of
-datasketch. Its index keeps about 4 kB of Python objects a document; here the
-bands are joined by sorting, 8 bytes a document, and sketches stay on disk.
+Massive Datasets, section 3.4, with so many bands that no pair is missed.
+Sketches are those of datasketch. Its index keeps about 4 kB of Python objects a
+document; here the bands are joined by sorting, 8 bytes a document, and sketches
+stay on disk.
 """
 
 import functools
+import math
 from collections.abc import Iterator
 
 import datasketch
@@ -17,8 +19,8 @@ from lm.data import words
 # Words that make a shingle; in Chinese a word is a character.
 SHINGLE = 5
 PERMUTATIONS = 128
-# A candidate is compared by its whole sketch, so a miss is the worse mistake.
-_WEIGHTS = (0.02, 0.98)  # of false candidates, of misses
+# Of every place in the sketch of a text without words.
+_NOTHING = 0xFFFFFFFF
 
 # Of the polynomial hash of a word; odd, hence invertible modulo 2^64.
 _BASE = 0x9E3779B97F4A7C15
@@ -68,10 +70,10 @@ def find(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Which documents to drop so that no two that are left are near duplicates.
 
-  Of two documents that share a band and agree in at least `threshold` of their
-  sketches the later one in `order` is dropped. At the threshold 0.8 there are
-  17 bands of 7 rows: two documents of similarity 0.8 share none of them with
-  the probability (1 - 0.8^7)^17 = 0.02, of similarity 0.9 with 0.00002.
+  Of two documents that agree in at least `threshold` of their sketches the
+  later one in `order` is dropped, unless the other was dropped itself. Texts
+  without words are near to none. Only documents that share a band are compared,
+  which two that are so near always do, see `bands`.
 
   Args:
     sketches_DxP: uint32, may lie on disk.
@@ -83,6 +85,7 @@ def find(
   """
   twin = np.full(len(sketches_DxP), -1, np.int64)
   similarity = np.zeros(len(sketches_DxP), np.float32)
+  order = _with_words(sketches_DxP, order)
   for columns in bands(threshold):
     for group in _groups(sketches_DxP, order, columns):
       _drop_within(group, sketches_DxP, threshold, twin, similarity)
@@ -90,23 +93,30 @@ def find(
 
 
 def bands(threshold: float) -> list[slice]:
-  """The columns of each band that datasketch finds best for a threshold."""
-  count, rows = _band_shape(threshold)
+  """The columns of each band, one more than the places in which two may differ.
+
+  So of any two sketches that agree in at least `threshold` of their places one
+  band is without a difference. At 0.8 they may differ in 25 places: 26 bands of
+  4 rows. A lower threshold has narrower bands, in which more documents agree
+  that are not near: at 0.7 of 3 rows, at 0.5 of 1.
+  """
+  count = PERMUTATIONS - math.ceil(threshold * PERMUTATIONS) + 1
+  rows = PERMUTATIONS // count
   return [slice(band * rows, (band + 1) * rows) for band in range(count)]
-
-
-@functools.cache
-def _band_shape(threshold: float) -> tuple[int, int]:
-  index = datasketch.MinHashLSH(
-    threshold=threshold, num_perm=PERMUTATIONS, weights=_WEIGHTS
-  )
-  return index.b, index.r
 
 
 @functools.cache
 def _empty() -> datasketch.MinHash:
   """A sketch of nothing, whose permutations all others share."""
   return datasketch.MinHash(num_perm=PERMUTATIONS)
+
+
+def _with_words(sketches_DxP: np.ndarray, order: np.ndarray) -> np.ndarray:
+  found = np.zeros(len(order), bool)
+  for first in range(0, len(order), _ROWS):
+    part = slice(first, first + _ROWS)
+    found[part] = (sketches_DxP[order[part]] != _NOTHING).any(axis=1)
+  return order[found]
 
 
 def _groups(
@@ -125,9 +135,9 @@ def _groups(
   edges = np.flatnonzero(np.diff(keys)) + 1
   starts = np.concatenate([[0], edges])
   stops = np.concatenate([edges, [len(keys)]])
-  for start, stop in zip(starts, stops, strict=True):
-    if stop - start > 1:
-      yield order[by_key[start:stop]]
+  several = stops - starts > 1
+  for start, stop in zip(starts[several], stops[several], strict=True):
+    yield order[by_key[start:stop]]
 
 
 # Sketches read at a time.

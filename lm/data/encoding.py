@@ -1,6 +1,7 @@
 """The second half of preparation: a tokenizer, and ids for the shards.
 
-Both read the spool that `collect.py` wrote, and run in worker processes.
+Both read the spool that `collect.py` wrote, and run in worker processes where
+there are any.
 """
 
 import functools
@@ -44,13 +45,17 @@ def train_tokenizer(
 
 
 def encode(
-  group: list[bytes], folder: pathlib.Path, digest: str
+  group: list[bytes], folder: pathlib.Path, digest: str, threads: int = -1
 ) -> store.Encoded:
-  """Lines of the spool as the records of a shard."""
+  """Lines of the spool as the records of a shard.
+
+  threads: of SentencePiece; -1: one a core.
+  """
   coder = _coder(folder, digest)
   texts = [json.loads(line)['text'] for line in group]
   documents = []
-  for text, ids in zip(texts, coder.encode_batch(texts), strict=True):
+  batch = coder.encode_batch(texts, threads=threads)
+  for text, ids in zip(texts, batch, strict=True):
     ends = np.cumsum(coder.byte_lengths_V[ids], dtype=np.int64)
     starts = np.concatenate([[0], ends])
     word = words.word_index(text, starts[:-1])

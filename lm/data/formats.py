@@ -6,6 +6,7 @@ one line, or is skipped and counted: `data.errors` chooses.
 """
 
 import codecs
+import dataclasses
 import functools
 import json
 import pathlib
@@ -146,7 +147,10 @@ def _html(file: documents.File) -> documents.Results:
     )
     yield file.bad(file.name, f'not {kind}', detail, mend, len(data))
     return
-  yield from file.whole(file.name, markup.html_to_text(page))
+  for result in file.whole(file.name, markup.html_to_text(page)):
+    if isinstance(result, documents.Document):
+      result = dataclasses.replace(result, is_page=True)
+    yield result
 
 
 def page_encoding(data: bytes, default: str) -> str:

@@ -63,17 +63,6 @@ def spans(
   )
 
 
-def passes(
-  lengths: np.ndarray, sources: np.ndarray, weights: Sequence[float]
-) -> list[float]:
-  """How often an epoch reads each source."""
-  total = float(lengths.sum())
-  return [
-    float(share) * total / max(1, int(lengths[sources == source].sum()))
-    for source, share in enumerate(_shares(weights))
-  ]
-
-
 def _shares(weights: Sequence[float]) -> list[fractions.Fraction]:
   exact = [fractions.Fraction(str(weight)) for weight in weights]
   return [weight / sum(exact) for weight in exact]
@@ -84,8 +73,11 @@ def _take(members, lengths, first: int, last: int, seed: int, source: int):
   size = int(lengths[members].sum())
   if not size:
     raise errors.UserError(
-      f'source {source} of data.sources has no training text; leave it out'
+      f'data.sources: entry {source + 1}, counted from 1, has no training '
+      'text; give more of it or leave it out'
     )
+  if first == last:  # A share of less than a token.
+    return (np.zeros(0, np.int64),) * 3
   parts = []
   for number in range(first // size, -(-last // size)):
     rng = seeding.generator(seed, number, seeding.PASS, source)

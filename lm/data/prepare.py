@@ -24,6 +24,7 @@ from lm import console, errors, files
 from lm.data import (
   cleaning,
   collect,
+  documents as documents_lib,
   encoding,
   sources as sources_lib,
   store,
@@ -34,7 +35,7 @@ from lm.data import (
 )
 
 # Raised when prepared data of older code must not be used any more.
-_FORMAT = 2
+_FORMAT = 3
 SPLITS = collect.SPLITS
 HELD_OUT = ('validation', 'test')
 # The tokenizer is trained on at most about so many bytes of the training split.
@@ -48,7 +49,6 @@ _SETTINGS = (
   'tokenizer',
   'vocab_size',
   'near_duplicates',
-  'language',
 )
 
 
@@ -97,7 +97,8 @@ def prepare(
     'inputs': [_hash_inputs(source) for source in sources],
   }
   digest = hashlib.sha256(json.dumps(fingerprint).encode()).hexdigest()[:16]
-  name = sources[0].name if len(sources) == 1 else 'mixture'
+  # Not an entry's name, which can be a path.
+  name = 'mixture' if config_data.sources else sources[0].name
   directory = pathlib.Path(
     config_data.directory or f'runs/data/{name}-{digest}'
   )
@@ -108,12 +109,7 @@ def prepare(
       'give a new or an empty folder'
     )
   if found is not None:
-    if found.hash != digest:
-      raise errors.UserError(
-        f'data.directory={directory} was prepared from other text or settings '
-        f'(hash {found.hash}, now {digest}); give another folder or remove it'
-      )
-    return found
+    return _checked(found, digest)
   say = report or (lambda line: None)
   say(f'preparing {name} in {directory}')
   with files.fresh_folder(
@@ -122,7 +118,8 @@ def prepare(
     job = _Job(config_data, sources, temporary, report)
     manifest = {'hash': digest, **fingerprint, **job.build()}
     files.write_json(temporary / 'manifest.json', manifest)
-  return load(directory)
+  # It can be another process's, which was faster.
+  return _checked(load(directory), digest)
 
 
 def load(directory: pathlib.Path) -> Prepared | None:
@@ -163,6 +160,16 @@ def describe(prepared: Prepared) -> str:
   return '\n'.join(lines)
 
 
+def _checked(found: Prepared, digest: str) -> Prepared:
+  if found.hash != digest:
+    raise errors.UserError(
+      f'data.directory={found.directory} was prepared from other text or '
+      f'settings (hash {found.hash}, now {digest}); give another folder or '
+      'remove it'
+    )
+  return found
+
+
 def _settings(config_data, sources) -> dict[str, Any]:
   """All settings that the prepared data depends on."""
   settings = {name: config_data[name] for name in _SETTINGS}
@@ -177,9 +184,13 @@ def _settings(config_data, sources) -> dict[str, Any]:
 
 def _collect_settings(config_data, sources) -> collect.Settings:
   given = config_data.cleaning.rules
+  names = [
+    given if given is not None else _default_rules(source) for source in sources
+  ]
+  # In their order and without what does nothing: their hash is then the same.
   rules = tuple(
-    tuple(given) if given is not None else _default_rules(source)
-    for source in sources
+    tuple(name for name, _ in cleaning.make(config_data, several))
+    for several in names
   )
   cfg = config_data.cleaning.to_dict()
   del cfg['rules']
@@ -192,8 +203,10 @@ def _collect_settings(config_data, sources) -> collect.Settings:
 
 
 def _default_rules(source: sources_lib.Source) -> tuple[str, ...]:
-  """Packaged text is as its authors want it; of files all rules are tried."""
-  return ('unicode',) if source.packaged else tuple(cleaning.RULES)
+  """Of packaged text, as its authors want it, only what is asked for."""
+  if source.packaged:
+    return ('unicode', 'language', 'scrub')
+  return tuple(cleaning.RULES)
 
 
 def _hash_inputs(source: sources_lib.Source) -> list[dict[str, Any]]:
@@ -209,7 +222,7 @@ def _hash_inputs(source: sources_lib.Source) -> list[dict[str, Any]]:
         f'data.source={source.name!r}: {path} cannot be read '
         f'({error.strerror}); make it readable or leave it out'
       ) from None
-    name = path.relative_to(base).as_posix()
+    name = documents_lib.file_name(path.relative_to(base))
     inputs.append(
       {'name': name, 'bytes': path.stat().st_size, 'sha256': digest}
     )
@@ -223,6 +236,12 @@ class _Job:
     self.data, self.sources, self.folder = config_data, sources, folder
     self.shown, self.say = bool(report), report or (lambda line: None)
     self.counts = tally.Tally(source.name for source in sources)
+    for source in sources:
+      names = [
+        documents_lib.file_name(pathlib.PurePath(path.name))
+        for path in source.ignored
+      ]
+      self.counts.ignore(source.name, names)
     self.spool = folder / 'documents.jsonl'
 
   def build(self) -> dict[str, Any]:
@@ -318,7 +337,8 @@ class _Job:
         offsets = collected.offset[numbers]
         batches = encoding.lines(self.spool, offsets)
         for encoded in pool.map(
-          encoding.encode, batches, self.folder / 'tokenizer', coder.digest
+          *(encoding.encode, batches, self.folder / 'tokenizer', coder.digest),
+          1 if pool.count else -1,
         ):
           writer.add(encoded)
           meter.advance(encoded.size)

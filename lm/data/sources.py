@@ -50,13 +50,19 @@ def make(config_data) -> Source:
   raised while their documents are read.
 
   Raises:
-    UserError: for an unknown source, one that is not installed, or a path
-      without text.
+    UserError: for an unknown source, one that is not installed, a path that
+      the source does not read, or one without text.
   """
   if config_data.source not in SOURCES:
     raise errors.UserError(
       f'data.source={config_data.source!r} is unknown; choose from '
       f'{", ".join(SOURCES)}'
+    )
+  if config_data.path and config_data.source != 'files':
+    raise errors.UserError(
+      f'data.path={config_data.path!r} is not read with '
+      f'data.source={config_data.source!r}; give --config.data.source=files '
+      'with it'
     )
   return SOURCES[config_data.source](config_data)
 
@@ -223,7 +229,7 @@ def _read_files(
 
   def read():
     for file in paths:
-      name = file.relative_to(base).as_posix()
+      name = documents.file_name(file.relative_to(base))
       yield from formats.read(file, name, options)
 
   return Source(source_name, paths, read, packaged=False, ignored=ignored)

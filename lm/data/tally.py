@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 # Of each reason and source, so many dropped documents are shown.
@@ -33,14 +33,32 @@ class Dropped(Amount):
   examples: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
+@dataclasses.dataclass
+class Ignored:
+  """Files that were not read, the first of them by name."""
+
+  files: int = 0
+  examples: list[str] = dataclasses.field(default_factory=list)
+
+
 class Tally:
-  """Counts of each source; read = kept + dropped + removed from the kept."""
+  """Counts of each source.
+
+  Documents: read = kept + dropped. Bytes and characters: what cleaning took out
+  of a document that it left is in none of the two, also where the document was
+  dropped later for a duplicate.
+  """
 
   def __init__(self, sources: Iterable[str]):
     self._read = {name: Amount() for name in sources}
     self._kept = {name: Amount() for name in self._read}
     self._dropped = {name: {} for name in self._read}
     self._changed = {name: collections.Counter() for name in self._read}
+    self._ignored = {name: Ignored() for name in self._read}
+
+  def ignore(self, source: str, names: Sequence[str]):
+    """Notes files that are of no known format."""
+    self._ignored[source] = Ignored(len(names), list(names[:EXAMPLES]))
 
   def read(self, source: str, size: int, characters: int):
     """Counts a document as its source gave it."""
@@ -74,9 +92,10 @@ class Tally:
     return dropped is None or len(dropped.examples) < EXAMPLES
 
   def as_dict(self) -> dict[str, Any]:
-    """{source: {'read', 'kept', 'changed', 'dropped': {reason: ...}}}."""
+    """{source: {'ignored', 'read', 'kept', 'changed', 'dropped': {...}}}."""
     return {
       name: {
+        'ignored': dataclasses.asdict(self._ignored[name]),
         'read': dataclasses.asdict(self._read[name]),
         'kept': dataclasses.asdict(self._kept[name]),
         'changed': dict(sorted(self._changed[name].items())),
@@ -99,14 +118,19 @@ def reasons(sources: dict[str, Any]) -> dict[str, int]:
 
 
 def excerpt(text: str) -> str:
-  """The beginning of a text, on one line."""
-  return ' '.join(text[: 2 * EXCERPT].split())[:EXCERPT]
+  """The beginning of a text, on one line and without control characters."""
+  return _printable(' '.join(text[: 2 * EXCERPT].split())[:EXCERPT])
 
 
 def describe(sources: dict[str, Any]) -> list[str]:
   """The lines of an `as_dict` for a terminal."""
   lines = []
   for name, counts in sources.items():
+    if number := counts['ignored']['files']:
+      names = counts['ignored']['examples']
+      names = names + ['...'] * (number > len(names))
+      line = f'  {name}, not read: {number:,} files of no known format '
+      lines.append(_printable(line + f'({", ".join(names)})'))
     lines.append(_amount(f'  {name}, read', counts['read']))
     lines.append(_amount(f'  {name}, kept', counts['kept']))
     for rule, documents in counts['changed'].items():
@@ -127,4 +151,9 @@ def _amount(label: str, amount: dict[str, Any]) -> str:
 def _example(example: dict[str, Any]) -> str:
   detail = f' ({example["detail"]})' if example.get('detail') else ''
   text = f': {example["text"]}' if example.get('text') else ''
-  return f'{example["name"]}{detail}{text}'[:120]
+  return _printable(f'{example["name"]}{detail}{text}'[:120])
+
+
+def _printable(text: str) -> str:
+  """With U+FFFD for what a terminal might obey."""
+  return ''.join(c if c.isprintable() else '\ufffd' for c in text)

@@ -79,10 +79,12 @@ class Tokenizer:
     """
     return self.encode_batch([text])[0]
 
-  def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-    """`encode` of each text; SentencePiece uses all cores."""
+  def encode_batch(
+    self, texts: Sequence[str], *, threads: int = -1
+  ) -> list[np.ndarray]:
+    """`encode` of each text; SentencePiece has threads, -1: one a core."""
     if self.model:
-      return self._encode_sentencepiece(texts)
+      return self._encode_sentencepiece(texts, threads)
     if self.kind == 'bytes':
       return [_byte_ids(text) for text in texts]
     return [self._encode_units(text) for text in texts]
@@ -143,12 +145,17 @@ class Tokenizer:
         ids.append(known)
     return np.array(ids, np.int32)
 
-  def _encode_sentencepiece(self, texts: Sequence[str]) -> list[np.ndarray]:
+  def _encode_sentencepiece(
+    self, texts: Sequence[str], threads: int
+  ) -> list[np.ndarray]:
     # SentencePiece takes U+2581 for a blank, so it is never shown one.
     runs_by_text = [text.split(vocabulary.BLANK) for text in texts]
     # As bytes, because of lone surrogates it says nothing intelligible.
     runs = [run.encode() for runs in runs_by_text for run in runs]
-    encoded = iter(self._processor.encode(runs, out_type=int) if runs else [])
+    ids = []
+    if runs:
+      ids = self._processor.encode(runs, out_type=int, num_threads=threads)
+    encoded = iter(ids)
     mark = _byte_ids(vocabulary.BLANK)
     results = []
     for runs in runs_by_text:

@@ -6,7 +6,10 @@ into each.
 """
 
 import collections
+import ctypes
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -19,12 +22,14 @@ class Pool:
   """A context manager of `count` processes; 0 works in this one."""
 
   def __init__(self, count: int):
-    self._count = count
+    self.count = count
     self._executor = None
 
   def __enter__(self) -> 'Pool':
-    if self._count:
-      self._executor = loky.ProcessPoolExecutor(self._count)
+    if self.count:
+      self._executor = loky.ProcessPoolExecutor(
+        self.count, initializer=_end_with, initargs=(os.getpid(),)
+      )
     return self
 
   def __exit__(self, *exception):
@@ -47,7 +52,7 @@ class Pool:
     waiting = collections.deque()
     for batch in batches:
       waiting.append(self._submit(function, batch, *rest))
-      if len(waiting) > 2 * self._count:
+      if len(waiting) > 2 * self.count:
         yield _result(waiting.popleft())
     while waiting:
       yield _result(waiting.popleft())
@@ -66,8 +71,20 @@ class Pool:
 
 
 def cores() -> int:
-  """The cores that this process may use."""
-  return len(os.sched_getaffinity(0))
+  """The cores that this process may use, by affinity and by its cgroup."""
+  return loky.cpu_count()
+
+
+def _end_with(parent: int):
+  """Has Linux kill this worker when its parent ends, however it does."""
+  if not sys.platform.startswith('linux'):
+    return
+  ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+  if os.getppid() != parent:  # It had ended before.
+    os._exit(1)
+
+
+_PR_SET_PDEATHSIG = 1
 
 
 def _result(future):

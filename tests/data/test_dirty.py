@@ -5,6 +5,7 @@ across files and formats, boilerplate and spam.
 """
 
 import gzip
+import html
 import json
 
 import ml_collections
@@ -12,7 +13,7 @@ import pytest
 
 from experiments import base
 from lm import config as config_lib, errors
-from lm.data import prepare
+from lm.data import collect, encoding, prepare, tally
 
 HARBOUR = """\
 The harbour master counts the boats each morning before the tide has turned.
@@ -200,11 +201,14 @@ def test_documents_bytes_and_characters_add_up(prepared):
   texts = texts_of(prepared)
   assert counts['kept']['bytes'] == sum(len(t.encode()) for t in texts)
   assert counts['kept']['characters'] == sum(map(len, texts))
+  # What cleaning took out of documents that it did not drop, all in ASCII: line
+  # ends of the last lines, what else ends the lines of both breads, and the
+  # notice of the page.
+  removed = 8 + 2 * BREAD.count('\n') + len('\nThis site uses cookies.')
   for unit in ('bytes', 'characters'):
     assert counts['kept'][unit] == sum(manifest[unit].values())
-    # Cleaning took the rest out of documents that stayed.
     gone = sum(amount[unit] for amount in dropped)
-    assert counts['read'][unit] >= counts['kept'][unit] + gone
+    assert counts['read'][unit] == counts['kept'][unit] + gone + removed
   by_hand = {
     'too short': 'To be continued.' + '天气很好。',
     'repeated lines': SPAM,
@@ -236,7 +240,12 @@ def test_the_terminal_shows_the_counts_and_examples(prepared):
     assert all(name in text for name in names)
 
 
-def test_any_number_of_processes_prepares_the_same(folder, prepared, tmp_path):
+def test_any_number_of_processes_prepares_the_same(
+  folder, prepared, tmp_path, monkeypatch
+):
+  # Batches are made in this process.
+  monkeypatch.setattr(collect, '_BATCH_DOCUMENTS', 2)
+  monkeypatch.setattr(encoding, '_BATCH_BYTES', 256)
   other = prepare_folder(folder, tmp_path / 'p', processes=2)
   assert other.manifest == prepared.manifest
   assert texts_of(other) == texts_of(prepared)
@@ -267,3 +276,29 @@ def test_the_first_broken_file_ends_a_strict_preparation(folder, tmp_path):
   with pytest.raises(errors.UserError, match=r'b/broken\.txt:1 is not UTF-8'):
     prepare_folder(folder, tmp_path / 'p', errors='stop')
   assert not list(tmp_path.iterdir())
+
+
+def test_a_page_that_shows_markup_keeps_it(tmp_path):
+  shown = '<p>Salt &amp; iron.</p>\n<p>Coal.</p>'
+  folder = tmp_path / 'pages'
+  folder.mkdir()
+  for number in range(3):
+    page = (
+      f'<html><body><pre>{number}\n{html.escape(shown)}</pre></body></html>'
+    )
+    (folder / f'{number}.html').write_text(page)
+  prepared = prepare_folder(
+    folder,
+    tmp_path / 'p',
+    near_duplicates=0.0,
+    cleaning=ml_collections.ConfigDict({'rules': ('html',)}),
+  )
+  assert sorted(texts_of(prepared)) == [f'{n}\n{shown}' for n in range(3)]
+
+
+def test_the_terminal_is_told_nothing_that_it_obeys():
+  counts = tally.Tally(['some'])
+  text = tally.excerpt('a\x1b[2J\nb\x07 北京')
+  assert text == 'a\ufffd[2J b\ufffd 北京'
+  counts.drop('some', 'bad', 1, 1, {'name': '\x1b.txt', 'detail': '\x9b'})
+  assert all(map(str.isprintable, tally.describe(counts.as_dict())))

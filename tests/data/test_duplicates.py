@@ -1,5 +1,6 @@
 """Near duplicates: found by what they share, and one of each pair is kept."""
 
+import math
 import random
 
 import numpy as np
@@ -98,6 +99,30 @@ def test_only_the_documents_of_the_order_are_looked_at():
   _, sketches = planted(10, 5, changed=0)
   twin, _ = duplicates.find(sketches, np.arange(10), 0.8)
   assert (twin == -1).all()
+
+
+@pytest.mark.parametrize('threshold', [0.7, 0.75, 0.8, 0.9, 0.99, 1.0])
+def test_no_pair_at_the_threshold_is_missed(threshold):
+  rng = np.random.default_rng(0)
+  first = rng.integers(2**32 - 1, size=128, dtype=np.uint32)
+  differ = 128 - math.ceil(threshold * 128)
+  for extra, expected in ((0, 0), (1, -1)):
+    # The hardest case: each difference is in another band.
+    hit = [band.start for band in duplicates.bands(threshold)]
+    for places in (hit, rng.permutation(128)):
+      places = places[: differ + extra]
+      second = first.copy()
+      second[places] += 1
+      sketches = np.stack([first, second])
+      twin, _ = duplicates.find(sketches, np.arange(2), threshold)
+      assert twin.tolist() == [-1, expected]
+
+
+def test_texts_without_words_are_near_to_none():
+  texts = ['... !?', '-- --', '***', 'a word', 'a word']
+  sketches = np.stack([duplicates.sketch(text) for text in texts])
+  twin, _ = duplicates.find(sketches, np.arange(5), 0.8)
+  assert twin.tolist() == [-1] * 4 + [3]
 
 
 @pytest.mark.parametrize('threshold', [0.5, 0.8])

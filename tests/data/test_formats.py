@@ -108,7 +108,8 @@ def test_every_format_is_read_plain_and_packed(tmp_path, name, packed):
     assert texts(found) == TEXTS
   else:
     expected = '第二个 text' if name in ('.html', '.htm') else TEXTS[1]
-    assert found == [documents.Document(path.name, expected)]
+    is_page = name in ('.html', '.htm')
+    assert found == [documents.Document(path.name, expected, is_page=is_page)]
 
 
 def test_the_table_of_formats_is_tested():
@@ -281,6 +282,18 @@ def test_a_file_larger_than_memory_is_read_in_parts(tmp_path):
   assert b''.join(parts) == file.read_bytes()
   assert max(reads) <= 129
   assert all(part.endswith(b'\n') for part in parts)
+
+
+def test_a_part_is_cut_late_and_not_at_any_price():
+  # (text, limit) -> parts.
+  examples = [
+    (b'a\nbcdef ghijk', 10, [b'a\nbcdef ', b'ghijk']),
+    (b'ab cde\nf ghi', 10, [b'ab cde\n', b'f ghi']),
+    (b'a bcdefghijkl', 10, [b'a ', b'bcdefghijk', b'l']),
+    (b'a b\ncdefghijklm', 10, [b'a b\n', b'cdefghijkl', b'm']),
+  ]
+  for data, limit, parts in examples:
+    assert list(documents.cut(io.BytesIO(data), limit)) == parts
 
 
 def test_jsonl_holds_a_document_a_line(tmp_path):

