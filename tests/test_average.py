@@ -13,6 +13,7 @@ import runs
 from lm import (
   checkpoint,
   config as config_lib,
+  errors,
   evaluate,
   models,
   objectives,
@@ -122,6 +123,8 @@ def test_a_run_evaluates_its_average_and_resumes_it(config, tmp_path):
 
   # The loss on validation is that of the average, and so is what is loaded.
   run = trained.load(workdir, {})
+  with pytest.raises(errors.UserError, match=r'num_heads=4.*mesh\.tensor=8'):
+    trained.load(workdir, {'mesh.tensor': 8})
   for x, y in zip(
     *map(jax.tree.leaves, (run.params, state.average)), strict=True
   ):
