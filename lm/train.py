@@ -433,7 +433,8 @@ class _Run:
         **known,
         **of_samples,
         'loss': last['train'].get('loss'),
-        # None where the run was stopped and is now asked for no more steps.
+        # None is left out: of a run that was stopped before its first one, and
+        # is asked for no more steps now.
         'validation_loss': last.get('validation', {}).get('loss'),
         'best_step': (self.position.best or {}).get('step'),
         **self.position.accumulator.counters,
