@@ -91,11 +91,17 @@ def _train(workdir: pathlib.Path):
 
 
 def _evaluate(workdir: pathlib.Path):
-  overrides = _overrides('evaluate', 'mesh', 'data.path')
+  overrides = _overrides('evaluate', 'mesh', *surprise.FIELDS)
   if 'data.path' in overrides:
     surprise.run(workdir, overrides)
-  else:
-    evaluate.run(workdir, overrides)
+    return
+  for field in surprise.FIELDS:
+    if field in overrides:
+      raise errors.UserError(
+        f'--config.{field} says how a text is read; give the text, too, as '
+        '--config.data.path=FILE'
+      )
+  evaluate.run(workdir, overrides)
 
 
 def _generate(workdir: pathlib.Path):

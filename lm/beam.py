@@ -85,20 +85,15 @@ def make_search(
   J, T, V = beams, max_tokens, len(allowed_V)
 
   def log_probs(params, hidden_RxD, seen_RxV):
-    logits_RxV = model.logits(params, hidden_RxD[:, None])[:, 0]
-    logits_RxV = sampling.penalize(
-      logits_RxV.astype(jnp.float32), seen_RxV, repetition_penalty
+    logits_RxV = sampling.readout(
+      model, params, hidden_RxD, seen_RxV, allowed_V, repetition_penalty
     )
-    kept_RxV = jnp.where(allowed_V, logits_RxV, -jnp.inf)
-    return jax.nn.log_softmax(kept_RxV, axis=-1)
+    return jax.nn.log_softmax(logits_RxV, axis=-1)
 
   def first_state(params, batch, limit_B):
     B = len(limit_B)
     hidden_BxLxD, cache = model.start(params, batch, context)
-    last_B = cache['length'] - 1
-    hidden_BxD = jnp.take_along_axis(
-      hidden_BxLxD, last_B[:, None, None], axis=1
-    )[:, 0]
+    hidden_BxD = sampling.last_hidden(hidden_BxLxD, cache)
     nothing = Found(
       ids_BxT=jnp.zeros((B, T), jnp.int32),
       length_B=jnp.zeros(B, jnp.int32),

@@ -16,6 +16,7 @@ from lm import (
   config as config_lib,
   flops,
   generate,
+  hosts,
   models,
   objectives,
   program as program_lib,
@@ -42,7 +43,9 @@ def run(config):
   jax.config.update('jax_enable_compilation_cache', False)
   config = config_lib.resolve(config)
   config_lib.check_training(config)
-  prepared = prepare.prepare(config.data, report=print)
+  prepared = program_lib.find_prepared(
+    lambda: prepare.prepare(config.data, report=print)
+  )
   objective = objectives.make(config)
   model = models.make(config, objective.attention)
   program = program_lib.make(
@@ -53,7 +56,7 @@ def run(config):
   figures |= _time_pipeline(program, rows)
   figures |= _time_decoding(program, prepared, state)
   figures |= _describe(program)
-  if jax.process_index() == 0:
+  if hosts.is_first():
     print(_table(figures))
     print(json.dumps(figures))
 
@@ -138,7 +141,11 @@ def _time_pipeline(
 def _time_decoding(
   program: program_lib.Program, prepared: prepare.Prepared, state
 ) -> dict[str, Any]:
-  """`generate.batch_size` samples at a time, reading their prompts included."""
+  """`generate.batch_size` samples at a time, reading their prompts included.
+
+  What is computed counts: as many ids for each row as for the longest one,
+  also where a row has drawn the end of its document before.
+  """
   config = program.config
   generator = generate.Generator(
     trained.Trained(
@@ -147,15 +154,17 @@ def _time_decoding(
       objective=program.objective,
       model=program.model,
       mesh=program.mesh,
-      params=state.params,
+      params=state.evaluated,
       step=int(state.step),
     )
   )
-  prompts = [''] * config.generate.batch_size
-  generator(prompts)  # compiles
+  size = config.generate.batch_size
+  prompts, samples = [generator.encode('')] * size, range(size)
+  generator.batch(prompts, samples)  # compiles
   began, tokens = time.perf_counter(), 0
   for _ in range(_TIMED_GENERATIONS):
-    tokens += sum(one.tokens for one in generator(prompts))
+    done = generator.batch(prompts, samples)
+    tokens += size * max(one.tokens + (one.stop == 'end') for one in done)
   seconds = time.perf_counter() - began
   return {'decode_tokens_per_second': tokens / seconds}
 

@@ -1,7 +1,7 @@
 """When training ends: budgets in steps, tokens, FLOPs and seconds, as steps.
 
 Of those given the first that is reached ends the run. Each is turned into a
-number of steps before anything is compiled, so that the schedule knows its end
+number of steps before training begins, so that the schedule knows its end
 and a run that goes on stops where it would have.
 
   tokens   data.batch_size x data.sequence_length a step: positions, padding

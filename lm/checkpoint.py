@@ -97,7 +97,8 @@ class Checkpoints:
         ),
       )
     except Exception as error:
-      raise self._explained(error) from error
+      self._explain(error)
+      raise
 
   def wait(self):
     """Returns when every save has ended.
@@ -108,7 +109,8 @@ class Checkpoints:
     try:
       self._manager.wait_until_finished()
     except Exception as error:
-      raise self._explained(error) from error
+      self._explain(error)
+      raise
 
   def restore_latest(
     self, abstract_state: step.TrainState
@@ -224,14 +226,13 @@ class Checkpoints:
       aside.parent.mkdir(exist_ok=True)
       shutil.move(path, aside)
 
-  def _explained(self, error: Exception) -> Exception:
+  def _explain(self, error: Exception):
     if errors.is_disk_full(error):
-      return errors.UserError(
+      raise errors.UserError(
         f'no space left on the disk of {self._directory}; free some and run '
         'the same command again: it goes on from the last checkpoint, step '
         f'{max(self._manager.all_steps(read=True), default=0)}'
-      )
-    return error
+      ) from error
 
 
 @dataclasses.dataclass

@@ -191,7 +191,7 @@ def resolve(
 ) -> ml_collections.FrozenConfigDict:
   """Fills in the defaults that depend on other fields, and checks everything.
 
-  What depends on the devices is left to `check_scoring`, `check_training`.
+  What depends on the devices is left to `check_model` and those after it.
 
   Args:
     config: of `experiments/base.py`, with overrides.
@@ -417,8 +417,8 @@ def _check_generate(config):
     )
 
 
-def check_scoring(config):
-  """Raises UserError unless the devices can run and split what is scored."""
+def check_model(config):
+  """Raises UserError unless the devices can run and split the model."""
   models.choose_attention(
     config, objectives.make(config).attention, jax.devices()[0]
   )
@@ -437,6 +437,12 @@ def check_scoring(config):
         f'{field}={size} is not divisible by mesh.{axis}={shape[axis]}; '
         'change one'
       )
+
+
+def check_scoring(config):
+  """Raises UserError unless the devices can also split what is scored."""
+  check_model(config)
+  shape = sharding.mesh_shape(config, jax.device_count())
   _check_rows(config, 'evaluate.batch_size', shape)
 
 

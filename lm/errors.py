@@ -21,7 +21,9 @@ def is_disk_full(error: BaseException | None) -> bool:
 
   Libraries in C++ turn the errno into their own text.
   """
-  while error is not None:
+  seen = set()
+  while error is not None and id(error) not in seen:
+    seen.add(id(error))  # Causes may form a circle.
     if getattr(error, 'errno', None) in (errno.ENOSPC, errno.EDQUOT):
       return True
     if 'No space left on device' in str(error):

@@ -96,6 +96,8 @@ def _square(attention: str, length: int) -> int:
 
 
 def _computed(attention: str, length: int) -> int:
+  if attention not in attention_lib.ATTENTIONS:
+    raise ValueError(f'unknown attention {attention!r}')
   if attention != 'causal':
     return length**2
   blocks = attention_lib.query_blocks(length)

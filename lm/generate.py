@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lm import beam, errors, hosts, sampling, scoring, sharding, step, trained
@@ -238,7 +237,8 @@ class Generator:
 
   def _decode_draws(self, batch, names_Bx2, rows, on_text):
     """A token of each row at a time, until all have ended."""
-    seed = self._settings.seed
+    # As a Python int it would have to fit an int32.
+    seed = np.uint32(self._settings.seed)
     ids_B, state = self._start(self._params, batch, seed, names_Bx2)
     while True:
       # Dispatched before the ids are read: the device does not wait for us.
@@ -262,9 +262,9 @@ def _make_steps(model: base.Model, allowed_V, length: int, settings):
   """The first draw of a batch and every later one, not yet compiled."""
 
   def draw(params, hidden_BxD, seen_BxV, seed, names_Bx2, position_B):
-    logits_BxV = model.logits(params, hidden_BxD[:, None])[:, 0]
-    logits_BxV = sampling.penalize(
-      logits_BxV.astype(jnp.float32), seen_BxV, settings.repetition_penalty
+    penalty = settings.repetition_penalty
+    logits_BxV = sampling.readout(
+      model, params, hidden_BxD, seen_BxV, allowed_V, penalty
     )
     key = step.named_key(jax.random.PRNGKey(seed), 'generate')
 
@@ -273,7 +273,7 @@ def _make_steps(model: base.Model, allowed_V, length: int, settings):
 
     # Of the sample and its position: not of what else is in the batch.
     ids_B = sampling.sample(
-      jnp.where(allowed_V, logits_BxV, -jnp.inf),
+      logits_BxV,
       jax.vmap(fold)(names_Bx2[:, 0], names_Bx2[:, 1], position_B),
       temperature=settings.temperature,
       top_k=settings.top_k,
@@ -284,10 +284,7 @@ def _make_steps(model: base.Model, allowed_V, length: int, settings):
 
   def start(params, batch, seed, names_Bx2):
     hidden_BxLxD, cache = model.start(params, batch, length)
-    last_B = cache['length'] - 1
-    hidden_BxD = jnp.take_along_axis(
-      hidden_BxLxD, last_B[:, None, None], axis=1
-    )[:, 0]
+    hidden_BxD = sampling.last_hidden(hidden_BxLxD, cache)
     seen_BxV = sampling.prompt_ids(batch, len(allowed_V))
     ids_B, seen_BxV = draw(
       params, hidden_BxD, seen_BxV, seed, names_Bx2, cache['length']

@@ -351,8 +351,8 @@ def _wait_for_port(address: str):
       socket.create_connection((host.strip('[]'), int(port)), 5).close()
       return
     except OSError as error:
-      unknown = isinstance(error, socket.gaierror)
-      if unknown or time.monotonic() > deadline:
+      # Also where no such host is known: its name may come with it.
+      if time.monotonic() > deadline:
         raise errors.UserError(
           f'--coordinator_address={address} cannot be reached '
           f'({errors.one_line(error)}); give the host of process 0 and a free '

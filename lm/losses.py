@@ -135,7 +135,7 @@ def token_cross_entropy(
   *,
   name: str,
   chunk: int = 0,
-  extras: Mapping[str, float] | None = None,
+  factors: Mapping[str, float] | None = None,
 ) -> Terms:
   """Weighted sums over the tokens: the cross-entropy in nats, and the extras.
 
@@ -156,14 +156,14 @@ def token_cross_entropy(
     name: of the cross-entropy's term.
     chunk: positions read out at a time, a divisor of L; 0, L or more reads
       out all.
-    extras: of `extras`, in training; None in evaluation.
+    factors: of `extras`, in training; None in evaluation.
 
   Returns:
-    Terms `name` and those of `extras`, all of one weight.
+    Terms `name` and those of `factors`, all of one weight.
   """
   weight = jnp.sum(weights_BxL)
   length = targets_BxL.shape[1]
-  factors = tuple((extras or {}).items())
+  factors = tuple((factors or {}).items())
   if not chunk or chunk >= length:
     values = _values(logits(hidden_BxLxD), targets_BxL, factors)
     sums = [jnp.sum(value_BxL * weights_BxL) for value_BxL in values]
@@ -185,8 +185,8 @@ def _values(logits_xV, targets, factors):
     return [cross_entropy(logits_xV, targets)]
   statistics = logit_statistics(logits_xV, targets)
   log_z, target_logit, _ = statistics
-  extras = [EXTRAS[name](*statistics) for name, _ in factors]
-  return [log_z - target_logit, *extras]
+  values = [EXTRAS[name](*statistics) for name, _ in factors]
+  return [log_z - target_logit, *values]
 
 
 def _mix(values, factors):

@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 
+from lm import hosts
+
 # Steps of a start before those that are traced, if the run is long enough.
 _WARMUP = 10
 
@@ -23,7 +25,7 @@ class Trace:
     """Knows the steps of this start, from `first` to `last`."""
     self._target = workdir / 'profile'
     self._temporary = workdir / '.profile.tmp'
-    self._is_first = jax.process_index() == 0
+    self._is_first = hosts.is_first()
     self._count = count = min(count if self._is_first else 0, last - first + 1)
     self._start = min(first + _WARMUP, last - count + 1)
     self._runs = False

@@ -6,6 +6,7 @@ timed is what trains.
 
 import dataclasses
 import itertools
+import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -14,10 +15,9 @@ import jax
 import ml_collections
 import numpy as np
 import optax
-from jax.experimental import multihost_utils
 
-from lm import optimizer, sharding, step, types
-from lm.data import packing, pipeline
+from lm import errors, hosts, optimizer, sharding, step, types
+from lm.data import packing, pipeline, prepare
 from lm.models import base
 from lm.objectives import base as objectives_base
 
@@ -92,6 +92,24 @@ class Program:
     )
 
 
+def find_prepared(
+  preparing: Callable[[], prepare.Prepared],
+) -> prepare.Prepared:
+  """The data, which one process prepares while the others wait.
+
+  Raises:
+    UserError: processes do not share the folder.
+  """
+  directory = hosts.decide(lambda: str(preparing().directory))
+  prepared = prepare.load(pathlib.Path(directory))
+  if prepared is None:
+    raise errors.UserError(
+      f'the data prepared in {directory} is not there for every process; '
+      'give a data.directory on a file system that all hosts share'
+    )
+  return prepared
+
+
 def make(config, objective, model, mesh) -> Program:
   """The program of a resolved config."""
   transform = optimizer.make(config)
@@ -136,6 +154,5 @@ def step_seconds(program: Program, rows: packing.Rows) -> float:
   seconds, _ = time_steps(
     program.compile(), program.init(), map(program.put, batches)
   )
-  median = np.float32(np.median(seconds[-TIMED:]))
   # Clocks differ, and all processes must stop at the same step.
-  return float(multihost_utils.broadcast_one_to_all(median))
+  return hosts.decide(lambda: float(np.median(seconds[-TIMED:])))

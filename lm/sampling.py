@@ -6,6 +6,31 @@ import jax
 import jax.numpy as jnp
 
 from lm import types
+from lm.models import base
+
+
+def last_hidden(hidden_BxLxD: jax.Array, cache: base.Cache) -> jax.Array:
+  """Of a batch of prompts, the hidden state that predicts the next id.
+
+  Returns:
+    [B, D].
+  """
+  last_B = cache['length'] - 1
+  return jnp.take_along_axis(hidden_BxLxD, last_B[:, None, None], axis=1)[:, 0]
+
+
+def readout(
+  model: base.Model,
+  params: base.Params,
+  hidden_BxD: jax.Array,
+  seen_BxV: jax.Array,
+  allowed_V: jax.Array,
+  penalty: float,
+) -> jax.Array:
+  """Logits in float32, penalized; minus infinity for what is not allowed."""
+  logits_BxV = model.logits(params, hidden_BxD[:, None])[:, 0]
+  logits_BxV = penalize(logits_BxV.astype(jnp.float32), seen_BxV, penalty)
+  return jnp.where(allowed_V, logits_BxV, -jnp.inf)
 
 
 def penalize(

@@ -13,8 +13,12 @@ from lm import hosts
 _PAUSE = 0.2
 
 
-class Interrupted(Exception):  # noqa: N818
-  """A signal asked the run to stop, and it has saved."""
+class Interrupted(KeyboardInterrupt):
+  """A signal asked the run to stop, and it has saved.
+
+  No `Exception`: it may come in the middle of anything, also of what is tried
+  again or passed over when it fails.
+  """
 
   def __init__(self, message: str, signal_number: int):
     super().__init__(message)

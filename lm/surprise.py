@@ -14,6 +14,7 @@ The last line is the figures: `bits_per_byte` counts the ends of documents, as
 the run's own figure on its test documents does; `text_bits_per_byte` does not.
 """
 
+import base64
 import collections
 import dataclasses
 import io
@@ -26,10 +27,20 @@ from typing import Any
 import numpy as np
 
 from experiments import base as base_config
-from lm import config as config_lib, console, errors, evaluate, scoring, trained
-from lm.data import sources, tokenizer
+from lm import (
+  config as config_lib,
+  console,
+  errors,
+  evaluate,
+  hosts,
+  scoring,
+  trained,
+)
+from lm.data import sources, streams, tokenizer
 
 STDIN = '-'
+# What to read, and how.
+FIELDS = ('data.path', 'data.text_column', 'data.encoding', 'data.errors')
 _WHOLE = 2**31 - 1  # bytes: no document is cut
 
 
@@ -37,20 +48,21 @@ def run(workdir: pathlib.Path, overrides: Mapping[str, Any]):
   """Scores the text at `data.path`, a file, folder, glob or - for stdin.
 
   Args:
-    overrides: 'section.field' -> value; those of `data` say what to read and
-      the others what else differs from the run's own config.
+    overrides: 'section.field' -> value; FIELDS say what to read and the others
+      what else differs from the run's own config.
 
   Raises:
-    UserError: no run, or no text, or text that is not UTF-8.
+    UserError: no run, or no text, or text in another encoding.
   """
   config_lib.load(workdir)  # A mistake in it comes before any in the text.
   path = overrides['data.path']
   size, found = _open(overrides)
-  rest = {k: v for k, v in overrides.items() if not k.startswith('data.')}
+  rest = {k: v for k, v in overrides.items() if k not in FIELDS}
   run = trained.load(workdir, rest)
   config_lib.check_scoring(run.config)
   # On a terminal the lines themselves show how far it is.
-  stream = io.StringIO() if sys.stdout.isatty() else sys.stderr
+  shown = hosts.is_first() and not sys.stdout.isatty()
+  stream = sys.stderr if shown else io.StringIO()
   with console.Progress(
     'scoring byte', start=0, total=size, stream=stream
   ) as progress:
@@ -61,7 +73,8 @@ def run(workdir: pathlib.Path, overrides: Mapping[str, Any]):
       'empty'
     )
   print(json.dumps({'step': run.step, 'path': path, **figures}))
-  print(_table(workdir, run.step, path, figures), file=sys.stderr)
+  if hosts.is_first():
+    print(_table(workdir, run.step, path, figures), file=sys.stderr)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,14 +163,15 @@ def _lines(
 def _open(overrides: Mapping[str, Any]):
   """About how many bytes there are, and an iterator over the documents."""
   path = overrides['data.path']
-  if path == STDIN:
-    return _plain(STDIN, sys.stdin.buffer.read() if sys.stdin else b'')
   # Not the run's own `data`: that tells how its text was read.
-  config_data = base_config.get_config().data
-  for field, value in overrides.items():
-    if field.startswith('data.'):
-      config_data[field.removeprefix('data.')] = value
-  config_data.source, config_data.document_bytes = 'files', _WHOLE
+  config = base_config.get_config()
+  for field in FIELDS:
+    if field in overrides:
+      config.data[field.removeprefix('data.')] = overrides[field]
+  config.data.source, config.data.document_bytes = 'files', _WHOLE
+  config_data = config_lib.resolve(config).data
+  if path == STDIN:
+    return _plain(STDIN, _read_stdin(), config_data.encoding)
   file = pathlib.Path(path).expanduser()
   try:
     source = sources.make(config_data)
@@ -166,7 +180,7 @@ def _open(overrides: Mapping[str, Any]):
     if file.is_dir() or not file.exists():
       raise
     try:
-      return _plain(file.name, file.read_bytes())
+      return _plain(file.name, file.read_bytes(), config_data.encoding)
     except OSError as error:
       raise errors.UserError(
         f'data.path: {file} cannot be read ({error.strerror}); make it readable'
@@ -174,14 +188,31 @@ def _open(overrides: Mapping[str, Any]):
   return sum(p.stat().st_size for p in source.inputs), source.documents()
 
 
-def _plain(name: str, data: bytes):
-  """The bytes of one document, and it."""
+def _read_stdin() -> bytes:
+  """Of the first process: what starts several gives the others none."""
+
+  def read() -> str:
+    data = sys.stdin.buffer.read() if sys.stdin else b''
+    return base64.b64encode(data).decode()
+
+  return base64.b64decode(hosts.decide(read))
+
+
+def _plain(name: str, data: bytes, encoding: str):
+  """The bytes of one document, and it; a mistake in it leaves no other."""
+  is_utf8 = streams.is_utf8(encoding)
   try:
-    text = data.decode('utf-8-sig')
-  except UnicodeDecodeError as error:
+    text = data.decode('utf-8' if is_utf8 else encoding).removeprefix('\ufeff')
+  except UnicodeError as error:
+    if not is_utf8:
+      raise errors.UserError(
+        f'data.path: {name} is not {encoding}; give the encoding that it has '
+        'as data.encoding'
+      ) from None
     raise errors.UserError(
       f'data.path: {name} is not UTF-8 at byte {error.start}; convert it, for '
-      'instance with iconv -f GB18030 -t UTF-8 OLD > NEW'
+      'instance with iconv -f GB18030 -t UTF-8 OLD > NEW, or give its '
+      "encoding, for instance data.encoding='gb18030'"
     ) from None
   found = [] if not text or text.isspace() else [sources.Document(name, text)]
   return len(data), iter(found)

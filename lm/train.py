@@ -107,7 +107,7 @@ class _Run:
       if hosts.is_first():
         self._say_finished()
       return
-    self.prepared = self._find_prepared()
+    self.prepared = program.find_prepared(self._prepare)
     self.coder = self.prepared.tokenizer()
     self.objective = objectives.make(self.config)
     self.model = models.make(self.config, self.objective.attention)
@@ -187,17 +187,6 @@ class _Run:
       f'  go on   {self.command} {more}\n'
       '  anew    the same command with another --workdir'
     )
-
-  def _find_prepared(self) -> prepare.Prepared:
-    """The data, which one process prepares while the others wait."""
-    directory = hosts.decide(lambda: str(self._prepare().directory))
-    prepared = prepare.load(pathlib.Path(directory))
-    if prepared is None:
-      raise errors.UserError(
-        f'the data prepared in {directory} is not there for every process; '
-        'give a data.directory on a file system that all hosts share'
-      )
-    return prepared
 
   def _prepare(self) -> prepare.Prepared:
     """The prepared data: for a run that goes on, the very same as before."""
@@ -444,7 +433,9 @@ class _Run:
         **known,
         **of_samples,
         'loss': last['train'].get('loss'),
-        'validation_loss': last['validation']['loss'],
+        # None is left out: of a run that was stopped before its first one, and
+        # is asked for no more steps now.
+        'validation_loss': last.get('validation', {}).get('loss'),
         'best_step': (self.position.best or {}).get('step'),
         **self.position.accumulator.counters,
         'epochs': self.rows.epochs(number * cfg.data.batch_size),

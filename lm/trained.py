@@ -56,6 +56,8 @@ def load(workdir: pathlib.Path, overrides: Mapping[str, Any]) -> Trained:
     section, name = field.split('.')
     config[section][name] = value
   config = config_lib.resolve(config)
+  # Here: a checkpoint that does not fit the mesh looks like a damaged one.
+  config_lib.check_model(config)
   objective = objectives.make(config)
   model = models.make(config, objective.attention)
   mesh = sharding.make_mesh(config)

@@ -8,12 +8,13 @@ import ml_collections
 import numpy as np
 import optax
 import pytest
+import runs
 
 from lm import (
   checkpoint,
   config as config_lib,
+  errors,
   evaluate,
-  metrics,
   models,
   objectives,
   optimizer,
@@ -59,14 +60,6 @@ def _state(workdir: pathlib.Path) -> step.TrainState:
     return checkpoints.restore_latest(abstract)[0]
   finally:
     checkpoints.close()
-
-
-def _lines(workdir: pathlib.Path):
-  exempt = ('seconds', 'seconds_to_first_step', 'tokens_per_second')
-  return [
-    {k: v for k, v in line.items() if k not in exempt}
-    for line in metrics.read(workdir)
-  ]
 
 
 def test_an_average_follows_its_formula(config):
@@ -126,10 +119,12 @@ def test_a_run_evaluates_its_average_and_resumes_it(config, tmp_path):
   for x, y in zip(*map(jax.tree.leaves, (again, state)), strict=True):
     assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
   assert jax.tree.structure(again) == jax.tree.structure(state)
-  assert _lines(other) == _lines(workdir)
+  assert runs.lines(other) == runs.lines(workdir)
 
   # The loss on validation is that of the average, and so is what is loaded.
   run = trained.load(workdir, {})
+  with pytest.raises(errors.UserError, match=r'num_heads=4.*mesh\.tensor=8'):
+    trained.load(workdir, {'mesh.tensor': 8})
   for x, y in zip(
     *map(jax.tree.leaves, (run.params, state.average)), strict=True
   ):
@@ -141,9 +136,9 @@ def test_a_run_evaluates_its_average_and_resumes_it(config, tmp_path):
     run.mesh,
     run.config,
   )
-  written = [x for x in _lines(workdir) if x['split'] == 'validation'][-1]
+  written = [x for x in runs.lines(workdir) if x['split'] == 'validation'][-1]
   assert validation(state.average)['loss'] == pytest.approx(written['loss'])
   assert abs(validation(state.params)['loss'] - written['loss']) > 1e-3
   figures = evaluate.score(run, workdir / 'held_out')
-  final = _lines(workdir)[-1]
+  final = runs.lines(workdir)[-1]
   assert figures['bits_per_byte'] == pytest.approx(final['bits_per_byte'])

@@ -177,6 +177,28 @@ def test_seconds_are_measured_once_and_change_no_bit(
   assert 1e-5 < measured[0] < 100
 
 
+def test_a_run_asked_for_less_than_it_has_done_ends_where_it_is(
+  config, tmp_path, monkeypatch
+):
+  """Stopped before it was ever validated."""
+  record = train._Run._record
+
+  def killed(self, step, values):
+    if step == 5:
+      raise _Killed
+    record(self, step, values)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(train._Run, '_record', killed)
+    with pytest.raises(_Killed):
+      _train(given(config, steps=8), tmp_path / 'run')
+  lines = _train(given(config, steps=2), tmp_path / 'run')
+  assert 'validation' not in {line['split'] for line in lines}
+  assert (lines[-1]['split'], lines[-1]['step']) == ('final', 3)
+  assert 'validation_loss' not in lines[-1]
+  assert (tmp_path / 'run' / 'report.html').exists()
+
+
 def test_counters_are_of_the_whole_run(config, tmp_path):
   lines = _train(given(config, tokens=7 * POSITIONS), tmp_path / 'run')
   final = lines[-1]

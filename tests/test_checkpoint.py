@@ -1,6 +1,7 @@
 """A checkpoint gives back what was saved, or is noticed and passed over."""
 
 import dataclasses
+import errno
 import logging
 import os
 import pathlib
@@ -25,6 +26,7 @@ from lm import (
   optimizer,
   sharding,
   step,
+  stopping,
 )
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -485,5 +487,33 @@ def test_other_errors_of_a_save_are_not_hidden(tmp_path, opened, monkeypatch):
 
   with monkeypatch.context() as patch:
     patch.setattr(checkpoints._manager, 'save', fails)
-    with pytest.raises(ValueError, match='something else'):
-      _save(checkpoints, 1)
+    patch.setattr(checkpoints._manager, 'wait_until_finished', fails)
+    for call in (lambda: _save(checkpoints, 1), checkpoints.wait):
+      with pytest.raises(ValueError, match='something else') as caught:
+        call()
+      assert caught.value.__cause__ is None
+
+
+def test_causes_in_a_circle_are_no_full_disk():
+  one, two = ValueError('one'), ValueError('two')
+  one.__cause__, two.__cause__ = two, one
+  assert not errors.is_disk_full(one)
+  two.__context__ = OSError(errno.ENOSPC, 'full')
+  two.__cause__ = None
+  assert errors.is_disk_full(one)
+
+
+def test_an_interruption_is_not_taken_for_damage(
+  two_steps, tmp_path, opened, monkeypatch
+):
+  workdir = shutil.copytree(two_steps, tmp_path / 'run')
+  checkpoints = opened(workdir)
+
+  def stopped(*arguments, **items):
+    raise stopping.Interrupted('stopped', signal.SIGTERM)
+
+  monkeypatch.setattr(checkpoints, '_read', stopped)
+  with pytest.raises(stopping.Interrupted):
+    checkpoints.restore_latest(_abstract())
+  assert checkpoints.steps() == [2, 1]
+  assert not (workdir / 'damaged').exists()

@@ -304,25 +304,37 @@ def test_a_longer_budget_keeps_the_schedule_of_the_first_start(config):
   assert resolved.optimizer.schedule_steps == stored['train']['steps']
 
 
-@pytest.mark.parametrize(
-  ('field', 'value'),
-  [
-    ('train.steps', 99),
-    ('train.tokens', 99),
-    ('train.flops', 1e9),
-    ('train.seconds', 9.5),
-    ('train.step_seconds', 0.5),
-    ('train.profile', 2),
-    ('train.evaluate_every', 1),
-    ('train.checkpoint_every', 0),
-    ('train.log_every', 7),
-    ('model.attention', 'xla'),
-    ('mesh.fsdp', 2),
-    ('evaluate.batch_size', 8),
-    ('generate.top_k', 3),
-    ('data.threads', 0),
-  ],
-)
+# Of each in `_MAY_CHANGE`, another value.
+DIFFERENT = [
+  ('train.steps', 99),
+  ('train.tokens', 99),
+  ('train.flops', 1e9),
+  ('train.seconds', 9.5),
+  ('train.step_seconds', 0.5),
+  ('train.profile', 2),
+  ('train.log_every', 7),
+  ('train.evaluate_every', 1),
+  ('train.checkpoint_every', 0),
+  ('train.keep_checkpoints', 5),
+  ('train.microbatches', 2),
+  ('model.attention', 'xla'),
+  ('data.directory', 'elsewhere'),
+  ('data.threads', 0),
+  ('data.prefetch', 5),
+  ('data.processes', 1),
+  ('mesh.fsdp', 2),
+  ('evaluate.batch_size', 8),
+  ('generate.top_k', 3),
+]
+
+
+def test_every_field_that_may_differ_is_tried():
+  fields = {field for field, _ in DIFFERENT}
+  tried = fields | {field.split('.')[0] for field in fields}
+  assert set(config_lib._MAY_CHANGE) <= tried
+
+
+@pytest.mark.parametrize(('field', 'value'), DIFFERENT)
 def test_some_fields_may_differ_when_a_run_goes_on(config, field, value):
   stored = config_lib.resolve(config).to_dict()
   resolved = config_lib.resolve(with_fields(config, {field: value}), stored)

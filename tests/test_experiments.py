@@ -86,7 +86,8 @@ def test_the_smoke_test_of_the_readme(tmp_path, compilation_cache):
   for figure in ('bits_per_byte', 'xz_bits_per_byte'):
     assert f'{final[figure]:.3f}' in report
   assert f'{final["bits_per_byte"]:6.3f}  this model' in done.stdout
-  assert pathlib.Path('runs/quickstart-smoke/report.html').name in done.stdout
+  path = pathlib.Path('runs', 'quickstart-smoke', 'report.html')
+  assert done.stdout.splitlines()[-1] == f'report: {path}'
   assert {path.name for path in workdir.iterdir()} >= {
     *('config.json', 'provenance.json', 'metrics.jsonl', 'samples.txt'),
     *('report.html', 'tensorboard', 'checkpoints', 'tokenizer', 'held_out'),

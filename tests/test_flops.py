@@ -83,7 +83,12 @@ def test_the_conventions_differ_by_what_causal_blocks_skip():
   pairs = config.data.sequence_length**2
   products = 4 * config.model.width * config.model.num_layers
   assert square - computed == products * pairs * 3 // 8
-  assert flops.forward(config, attention='full', pairs='computed') == square
+  everything = flops.forward(
+    config, attention='bidirectional', pairs='computed'
+  )
+  assert everything == square
+  with pytest.raises(ValueError, match="'full'"):
+    flops.forward(config, attention='full', pairs='computed')
   assert square > 1.1 * xla_flops('long', 'forward')
 
 

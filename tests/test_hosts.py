@@ -324,11 +324,32 @@ def test_an_mpi_without_a_coordinator_needs_mpi4py(started, monkeypatch):
     (('no-such-host.invalid:1234', 2, 1), 'cannot be reached'),
   ],
 )
-def test_flags_that_do_not_fit_are_an_error(started, flags, message):
+def test_flags_that_do_not_fit_are_an_error(
+  started, monkeypatch, flags, message
+):
+  monkeypatch.setattr(hosts, '_START', 0)
   with pytest.raises(errors.UserError, match=message) as caught:
     hosts.join(*flags)
   assert '\n' not in str(caught.value)
   assert started == []
+
+
+def test_a_host_may_get_its_name_while_others_wait_for_it(monkeypatch):
+  answers = [socket.gaierror(-2, 'unknown'), ConnectionRefusedError()]
+
+  class Connection:
+    def close(self):
+      answers.append('closed')
+
+  def connect(*arguments):
+    if answers:
+      raise answers.pop(0)
+    return Connection()
+
+  monkeypatch.setattr(hosts, '_LONGEST', 0.0)
+  monkeypatch.setattr('socket.create_connection', connect)
+  hosts._wait_for_port('node1:1234')
+  assert answers == ['closed']
 
 
 def test_a_port_that_is_taken_is_an_error(started):

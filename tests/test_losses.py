@@ -87,7 +87,7 @@ def token_loss(inputs, extras, chunk):
       weights,
       name='main',
       chunk=chunk,
-      extras=extras,
+      factors=extras,
     )
     return 3 * trained(terms, extras), terms
 
@@ -167,7 +167,7 @@ def test_smoothing_is_that_of_torch(inputs):
       jnp.asarray(targets)[None],
       jnp.ones((1, len(targets))),
       name='main',
-      extras={'smoothing': 0.2},
+      factors={'smoothing': 0.2},
     )
     return trained(terms, {'smoothing': 0.2})
 
@@ -215,7 +215,7 @@ def test_chunks_need_a_third_of_the_plain_memory(extras):
         weights,
         name='main',
         chunk=chunk,
-        extras=extras,
+        factors=extras,
       )
       return trained(terms, extras)
 

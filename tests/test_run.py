@@ -336,6 +336,61 @@ def test_any_text_is_scored_as_the_test_documents_are(run, workdir):
   assert figures['documents'] == 1
 
 
+def test_a_text_is_read_as_the_flags_of_data_say(run, workdir, tmp_path):
+  text = '中文 and English,\nin two lines'
+  (tmp_path / 'a.csv').write_text(f'body,other\n"{text}",x\n', 'utf-8')
+  for name in ('a.txt', 'a.log'):
+    (tmp_path / name).write_bytes(text.encode('gb18030'))
+  (tmp_path / 'dirty.jsonl').write_text(json.dumps({'text': text}) + '\n{\n')
+  encoded = '--config.data.encoding=gb18030'
+  found = []
+  for name, flag, stdin in (
+    ('a.csv', '--config.data.text_column=body', b''),
+    ('a.txt', encoded, b''),
+    ('a.log', encoded, b''),
+    ('-', encoded, text.encode('gb18030')),
+    ('dirty.jsonl', '--config.data.errors=skip', b''),
+  ):
+    code, out, err = run(
+      '--mode=evaluate',
+      f'--workdir={workdir}',
+      f'--config.data.path={name}',
+      flag,
+      stdin=stdin,
+      cwd=tmp_path,
+    )
+    assert code == 0, err
+    *tokens, figures = map(json.loads, out.split('\n')[:-1])
+    assert figures['bytes'] == len(text.encode())
+    found.append([token['bits'] for token in tokens])
+  assert all(bits == pytest.approx(found[0], abs=1e-4) for bits in found)
+
+
+@pytest.mark.parametrize(
+  ('flags', 'words'),
+  [
+    ('data.encoding=gb18030', ('--config.data.encoding', 'data.path=FILE')),
+    ('data.errors=skip', ('--config.data.errors', 'data.path=FILE')),
+    ('data.text_column=x', ('--config.data.text_column', 'data.path=FILE')),
+    ('data.path=- data.errors=x', ("data.errors='x'", 'skip')),
+    ('data.path=- data.encoding=x', ("data.encoding='x'", 'gb18030')),
+    ('data.path=- data.encoding=utf-16', ('- is not utf-16', 'encoding')),
+    ('data.path=a.log data.encoding=x', ("data.encoding='x'", 'gb18030')),
+    ('data.path=a.csv data.text_column=x', ('a.csv', "'x'")),
+  ],
+)
+def test_flags_of_a_text_that_do_not_fit_are_one_line(
+  run, workdir, tmp_path, flags, words
+):
+  (tmp_path / 'a.log').write_text('text')
+  (tmp_path / 'a.csv').write_text('text\nwords\n')
+  given = [f'--config.{flag}' for flag in flags.split()]
+  command = ('--mode=evaluate', f'--workdir={workdir}', *given)
+  line = mistake(run(*command, stdin=b'odd', cwd=tmp_path))
+  for word in words:
+    assert word in line
+
+
 @pytest.mark.parametrize(
   ('path', 'words'),
   [

@@ -11,13 +11,15 @@ from lm.objectives import base
 
 def make(config) -> base.Objective:
   """The objective for rows of `data.sequence_length` positions."""
-  extras = losses.extras(config)
+  factors = losses.extras(config)
   return base.Objective(
     raw_length=config.data.sequence_length,
     size=lambda n, rng: n,
     corrupt=corrupt,
-    loss=functools.partial(_loss, chunk=config.train.loss_chunk, extras=extras),
-    coefficients={'causal': 1.0, **extras},
+    loss=functools.partial(
+      _loss, chunk=config.train.loss_chunk, factors=factors
+    ),
+    coefficients={'causal': 1.0, **factors},
     attention='causal',
     scorer='exact',
   )
@@ -42,7 +44,7 @@ def corrupt(record: base.Record, rng: np.random.Generator) -> types.Example:
   )
 
 
-def _loss(model, params, batch, key, train, *, chunk, extras) -> losses.Terms:
+def _loss(model, params, batch, key, train, *, chunk, factors) -> losses.Terms:
   hidden_BxLxD = model.hidden(params, batch, key=key, train=train)
   return losses.token_cross_entropy(
     functools.partial(model.logits, params),
@@ -51,5 +53,5 @@ def _loss(model, params, batch, key, train, *, chunk, extras) -> losses.Terms:
     batch.weights_BxL,
     name='causal',
     chunk=chunk,
-    extras=extras if train else None,
+    factors=factors if train else None,
   )

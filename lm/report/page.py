@@ -152,7 +152,10 @@ def _sentence(config, provenance, lines):
     described += f', {model["num_layers"]} layers'
     if model.get('width'):
       described += f' of width {model["width"]}'
+  mixed = data.get('sources')
   source = data.get('path') or data.get('source')
+  if mixed:
+    source = ', '.join(str(name) for name, _ in mixed)
   steps = max(
     (line['step'] for line in lines if _is_number(line.get('step'))),
     default=None,

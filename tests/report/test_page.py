@@ -106,6 +106,17 @@ def test_page_of_a_finished_run_is_small_and_self_contained(make_run):
   assert "--workdir='" in html.unescape(text)
 
 
+def test_page_names_the_sources_of_a_mixture(make_run):
+  workdir = make_run([_train(1), FINAL])
+  config = json.loads((workdir / 'config.json').read_text())
+  assert 'on sotu' in _written(workdir)
+  config['data']['sources'] = [['my/books', 2.0], ['stdlib', 1.0]]
+  (workdir / 'config.json').write_text(json.dumps(config))
+  text = _written(workdir)
+  assert 'on my/books, stdlib' in text
+  assert 'on sotu' not in text
+
+
 def test_page_has_every_final_figure_and_baseline(make_run):
   text = _written(make_run([_train(1), FINAL]))
   shown = dict(
