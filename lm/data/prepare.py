@@ -243,14 +243,14 @@ class _Job:
       ]
       self.counts.ignore(source.name, names)
     self.spool = folder / 'documents.jsonl'
+    self.processes = config_data.processes
+    if self.processes is None:
+      size = sum(p.stat().st_size for s in sources for p in s.inputs)
+      self.processes = workers.cores() if size >= _SMALL_BYTES else 0
 
   def build(self) -> dict[str, Any]:
     """All stages; what the manifest says of them."""
-    read = sum(p.stat().st_size for s in self.sources for p in s.inputs)
-    processes = self.data.processes
-    if processes is None:
-      processes = workers.cores() if read >= _SMALL_BYTES else 0
-    with workers.Pool(processes) as pool:
+    with workers.Pool(self.processes) as pool:
       with console.Megabytes(
         'reading', _known_total(self.sources), shown=self.shown
       ) as m:
@@ -263,7 +263,7 @@ class _Job:
           m.advance,
         )
       split_D = self._assign_splits(collected)
-      coder = self._make_tokenizer(pool, collected, split_D)
+      coder = self._make_tokenizer(collected, split_D)
       coder.save(self.folder / 'tokenizer')
       self.say(f'{len(coder.pieces):,} pieces of a {coder.kind} tokenizer')
       tokens = self._tokenize(pool, collected, split_D, coder)
@@ -304,7 +304,7 @@ class _Job:
     )
     return split_D
 
-  def _make_tokenizer(self, pool, collected, split_D) -> tokenizer.Tokenizer:
+  def _make_tokenizer(self, collected, split_D) -> tokenizer.Tokenizer:
     kind, vocab_size = self.data.tokenizer, self.data.vocab_size
     if kind not in tokenizer.KINDS:
       coder = tokenizer.load(kind)
@@ -318,10 +318,12 @@ class _Job:
     # Evenly spread, when there is more text than a vocabulary needs.
     every = -(-int(collected.size[train].sum()) // _TOKENIZER_BYTES) or 1
     offsets = collected.offset[train[::every]]
-    # In a process of its own, where malloc is as SentencePiece likes it.
-    return pool.run(
-      encoding.train_tokenizer, kind, vocab_size, self.spool, offsets
-    )
+    # In a process of its own, where malloc is as SentencePiece likes it, and
+    # which does not keep the memory that this takes.
+    with workers.Pool(min(1, self.processes)) as pool:
+      return pool.run(
+        encoding.train_tokenizer, kind, vocab_size, self.spool, offsets
+      )
 
   def _tokenize(self, pool, collected, split_D, coder) -> dict[str, int]:
     """Writes the shards of every split and the held-out texts."""
