@@ -8,8 +8,8 @@ import ml_collections
 import numpy as np
 import optax
 import pytest
-
 import runs
+
 from lm import (
   checkpoint,
   config as config_lib,

@@ -3,8 +3,8 @@
 import pathlib
 
 import pytest
-
 import runs
+
 from lm import (
   budget,
   config as config_lib,

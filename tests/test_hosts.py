@@ -15,8 +15,8 @@ import jax
 import ml_collections
 import numpy as np
 import pytest
-
 import runs
+
 from lm import (
   checkpoint,
   config as config_lib,

@@ -96,16 +96,32 @@ def _median_speed(step) -> float:
 
 
 def _nanodo() -> float:
+  """Its model and its optimizer, which counts steps to accumulate over."""
   import jax
   import jax.numpy as jnp
+  import ml_collections
   import optax
-  from nanodo import model as nanodo_model
+  from nanodo import model as nanodo_model, optimizer as nanodo_optimizer
 
   config = nanodo_model.DoConfig(
     D=D, H=H, L=L, N=N, V=V, F=F, fsdp_enabled=False
   )
   model = nanodo_model.TransformerDo(config)
-  optimizer = optax.adamw(1e-3, b1=0.9, b2=0.95, weight_decay=0.1)
+  optimizer = nanodo_optimizer.get_optimizer(
+    ml_collections.ConfigDict(
+      {
+        'optimizer': 'adamw',
+        'init_learning_rate': 1e-5,
+        'peak_learning_rate': 1e-3,
+        'final_learning_rate': 1e-4,
+        'warmup_steps': 100,
+        'num_train_steps': 1000,
+        'b2': 0.95,
+        'weight_decay': 0.1,
+        'clip_by_global_norm': 1.0,
+      }
+    )
+  )
   key = jax.random.PRNGKey(0)
   ids_BxL = jax.random.randint(key, (B, L), 526, V)
   params = model.init(key, ids_BxL)
