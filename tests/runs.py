@@ -8,8 +8,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from lm import (
+  checkpoint,
+  config as config_lib,
+  models,
+  objectives,
+  program,
+  sharding,
+  step,
+)
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # What may differ between two runs of the same config.
@@ -198,3 +212,31 @@ def saved(workdir: pathlib.Path) -> list[int]:
   folder = workdir / 'checkpoints'
   names = [p.name for p in folder.iterdir()] if folder.exists() else []
   return sorted(int(name) for name in names if name.isdigit())
+
+
+def final_state(
+  workdir: pathlib.Path, devices: Sequence[jax.Device] | None = None
+) -> step.TrainState:
+  """The latest state of a run, on one device of this process, or on those."""
+  config = ml_collections.ConfigDict(config_lib.load(workdir))
+  config.mesh.update({'fsdp': 1, 'tensor': 1})
+  objective = objectives.make(config)
+  model = models.make(config, objective.attention)
+  mesh = sharding.make_mesh(config, devices or jax.devices()[:1])
+  checkpoints = checkpoint.Checkpoints(workdir)
+  try:
+    abstract = program.make(config, objective, model, mesh).abstract
+    return checkpoints.restore_latest(abstract)[0]
+  finally:
+    checkpoints.close()
+
+
+def assert_same_state(state: step.TrainState, other: step.TrainState):
+  """Equal to the bit, and of one structure."""
+  paths = jax.tree_util.tree_leaves_with_path(state)
+  others = jax.tree.leaves(other)
+  assert len(paths) == len(others) > 20
+  for (path, leaf), expected in zip(paths, others, strict=True):
+    assert leaf.dtype == expected.dtype
+    assert np.asarray(leaf).tobytes() == np.asarray(expected).tobytes(), path
+  assert jax.tree.structure(state) == jax.tree.structure(other)

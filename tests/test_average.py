@@ -11,14 +11,11 @@ import pytest
 import runs
 
 from lm import (
-  checkpoint,
   config as config_lib,
   errors,
   evaluate,
   models,
   objectives,
-  optimizer,
-  sharding,
   step,
   train,
   trained,
@@ -41,25 +38,6 @@ def config(config) -> ml_collections.ConfigDict:
   config.optimizer.learning_rate = 0.03
   config.generate.samples = 0
   return config
-
-
-def _state(workdir: pathlib.Path) -> step.TrainState:
-  """The latest state of a run, on this process's devices."""
-  config = config_lib.resolve(
-    ml_collections.ConfigDict(config_lib.load(workdir))
-  )
-  model = models.make(config, objectives.make(config).attention)
-  abstract = step.abstract_state(
-    model,
-    optimizer.make(config),
-    sharding.make_mesh(config),
-    average=True,
-  )
-  checkpoints = checkpoint.Checkpoints(workdir)
-  try:
-    return checkpoints.restore_latest(abstract)[0]
-  finally:
-    checkpoints.close()
 
 
 def test_an_average_follows_its_formula(config):
@@ -105,7 +83,7 @@ def test_without_an_average_the_parameters_are_evaluated(config):
 def test_a_run_evaluates_its_average_and_resumes_it(config, tmp_path):
   workdir, other = tmp_path / 'run', tmp_path / 'stopped'
   train.run(config, workdir, command='')
-  state = _state(workdir)
+  state = runs.final_state(workdir, jax.devices())
   assert int(state.step) == STEPS
 
   # Stopped after its first checkpoint, and continued.
@@ -115,10 +93,7 @@ def test_a_run_evaluates_its_average_and_resumes_it(config, tmp_path):
   assert b'"final"' in written[-1]
   (other / 'metrics.jsonl').write_bytes(b''.join(written[:-1]))
   train.run(config, other, command='')
-  again = _state(other)
-  for x, y in zip(*map(jax.tree.leaves, (again, state)), strict=True):
-    assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
-  assert jax.tree.structure(again) == jax.tree.structure(state)
+  runs.assert_same_state(runs.final_state(other, jax.devices()), state)
   assert runs.lines(other) == runs.lines(workdir)
 
   # The loss on validation is that of the average, and so is what is loaded.
