@@ -1,5 +1,6 @@
 """What a person sees of a run: a bar on a terminal, plain lines elsewhere."""
 
+import io
 import sys
 import time
 from typing import TextIO
@@ -110,25 +111,23 @@ class Megabytes:
 
   def __init__(self, what: str, total: int | None, *, shown: bool):
     self._done, self._last = 0, time.monotonic()
-    self._progress = None
-    if shown:
-      mega = None if total is None else -(-total // 10**6)
-      self._progress = Progress(f'{what}, MB', start=0, total=mega)
+    self._progress = Progress(
+      f'{what}, MB',
+      start=0,
+      total=None if total is None else -(-total // 10**6),
+      stream=None if shown else io.StringIO(),
+    )
 
   def __enter__(self):
-    if self._progress:
-      self._progress.__enter__()
+    self._progress.__enter__()
     return self
 
   def __exit__(self, *exception):
-    if self._progress:
-      self._progress.__exit__(*exception)
+    self._progress.__exit__(*exception)
 
   def advance(self, size: int):
     """Adds bytes."""
     self._done += size
-    if not self._progress:
-      return
     log = time.monotonic() - self._last > _LINE_EVERY
     if log:
       self._last = time.monotonic()

@@ -66,10 +66,8 @@ def cross_entropy(logits_xV: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def _forward(logits_xV, targets):
-  log_z = jax.nn.logsumexp(logits_xV.astype(jnp.float32), axis=-1)
-  target_logits = jnp.take_along_axis(logits_xV, targets[..., None], axis=-1)
-  nll = log_z - target_logits[..., 0].astype(jnp.float32)
-  return nll, (logits_xV, targets, log_z)
+  log_z, target_logits = _log_z_and_target_logit(logits_xV, targets)
+  return log_z - target_logits, (logits_xV, targets, log_z)
 
 
 def _backward(residuals, gradient):
@@ -79,6 +77,12 @@ def _backward(residuals, gradient):
 
 
 cross_entropy.defvjp(_forward, _backward)
+
+
+def _log_z_and_target_logit(logits_xV, targets):
+  log_z = jax.nn.logsumexp(logits_xV.astype(jnp.float32), axis=-1)
+  target_logits = jnp.take_along_axis(logits_xV, targets[..., None], axis=-1)
+  return log_z, target_logits[..., 0].astype(jnp.float32)
 
 
 def _softmax_and_one_hot(logits_xV, targets, log_z):
@@ -106,9 +110,7 @@ def logit_statistics(
 
 
 def _statistics_forward(logits_xV, targets):
-  log_z = jax.nn.logsumexp(logits_xV.astype(jnp.float32), axis=-1)
-  target_logits = jnp.take_along_axis(logits_xV, targets[..., None], axis=-1)
-  target_logits = target_logits[..., 0].astype(jnp.float32)
+  log_z, target_logits = _log_z_and_target_logit(logits_xV, targets)
   mean_logits = jnp.mean(logits_xV.astype(jnp.float32), axis=-1)
   return (log_z, target_logits, mean_logits), (logits_xV, targets, log_z)
 

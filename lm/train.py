@@ -103,9 +103,7 @@ class _Run:
 
   def go(self):
     """All phases, in order."""
-    if hosts.decide(self._is_finished):
-      if hosts.is_first():
-        self._say_finished()
+    if self._ends_here():
       return
     self.prepared = program.find_prepared(self._prepare)
     self.coder = self.prepared.tokenizer()
@@ -116,9 +114,7 @@ class _Run:
     self._make_program()
     if not budget.is_measured(self.config):
       self._measure_budget()
-      if hosts.decide(self._is_finished):
-        if hosts.is_first():
-          self._say_finished()
+      if self._ends_here():
         return
     if text := budget.describe(self.config):
       print(text)
@@ -165,6 +161,13 @@ class _Run:
       p.name.isdigit() for p in folder.iterdir()
     )
     return config_lib.load(self.workdir) if started else None
+
+  def _ends_here(self) -> bool:
+    """Whether the budget was met before; then it is said."""
+    finished = hosts.decide(self._is_finished)
+    if finished and hosts.is_first():
+      self._say_finished()
+    return finished
 
   def _is_finished(self) -> bool:
     lines = metrics.read(self.workdir)

@@ -14,9 +14,8 @@ from lm import (
   config as config_lib,
   models,
   objectives,
-  optimizer,
+  program,
   sharding,
-  step,
 )
 from lm.data import tokenizer
 from lm.models import base as models_base
@@ -61,9 +60,7 @@ def load(workdir: pathlib.Path, overrides: Mapping[str, Any]) -> Trained:
   objective = objectives.make(config)
   model = models.make(config, objective.attention)
   mesh = sharding.make_mesh(config)
-  abstract = step.abstract_state(
-    model, optimizer.make(config), mesh, average=config.train.ema > 0
-  )
+  abstract = program.make(config, objective, model, mesh).abstract
   checkpoints = checkpoint.Checkpoints(workdir)
   try:
     params, number = checkpoints.restore_params(abstract)

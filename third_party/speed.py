@@ -37,6 +37,7 @@ _OURS = {
 
 
 def main():
+  """Measures in turn, each in a process of its own, and prints the ratios."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--nanodo', help='a clone of nanodo')
   parser.add_argument('--nanogpt', help='a clone of nanoGPT')

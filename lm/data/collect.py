@@ -337,7 +337,7 @@ def _clean(source, document, rules, settings) -> _Kept | _Dropped:
   )
   return _Kept(
     *read,
-    fixed=SPLITS.index(document.split) if document.split else -1,
+    fixed=SPLITS.index(document.split) if document.split else _FREE,
     changed=changed,
     size=len(content),
     characters=len(text),

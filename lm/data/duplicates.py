@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import datasketch
 import numpy as np
 
-from lm.data import words
+from lm.data import ngrams, words
 
 # Words that make a shingle; in Chinese a word is a character.
 SHINGLE = 5
@@ -39,10 +39,7 @@ def shingles(text: str) -> np.ndarray:
   count = min(len(hashes), SHINGLE)
   if not count:
     return np.zeros(0, np.uint64)
-  runs = np.zeros(len(hashes) - count + 1, np.uint64)
-  for place in range(count):
-    runs = runs * np.uint64(_BASE) + hashes[place : place + len(runs)]
-  return np.unique(_mixed(runs))
+  return np.unique(_mixed(ngrams.hashes(hashes, count)))
 
 
 def sketch(text: str) -> np.ndarray:
@@ -196,6 +193,6 @@ def _power_table(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _mixed(x: np.ndarray) -> np.ndarray:
-  """Spreads every bit over the whole word (the finalizer of SplitMix64)."""
+  """Spreads every bit upwards and back: the middle steps of SplitMix64."""
   x = (x ^ (x >> np.uint64(30))) * _MIX
   return x ^ (x >> np.uint64(31))

@@ -49,7 +49,7 @@ def top_shares(
     window_lengths = _window_lengths(lengths_L, n)
     if most * int(window_lengths.max()) <= least * total:
       continue
-    keys, shift = _sorted_keys(_hashes(mixed_L, n))
+    keys, shift = _sorted_keys(hashes(mixed_L, n))
     grams = keys >> shift
     firsts = np.flatnonzero(np.concatenate([[True], grams[1:] != grams[:-1]]))
     counts = np.diff(firsts, append=keys.size)
@@ -87,7 +87,7 @@ def repeated_shares(
   for n in sizes:
     if ids_L.size < n:
       break
-    keys, shift = _sorted_keys(_hashes(mixed_L, n), candidates)
+    keys, shift = _sorted_keys(hashes(mixed_L, n), candidates)
     again = (keys[1:] >> shift) == (keys[:-1] >> shift)
     positions = _positions(keys, shift)
     repeated = positions[1:][again]
@@ -122,14 +122,18 @@ def _mix(ids_L: np.ndarray) -> np.ndarray:
   return x ^ (x >> np.uint64(31))
 
 
-def _hashes(mixed_L: np.ndarray, n: int) -> np.ndarray:
-  """A uint64 for the n-gram that begins at each unit."""
+def hashes(mixed_L: np.ndarray, n: int) -> np.ndarray:
+  """A uint64 for the n-gram that begins at each unit.
+
+  Args:
+    mixed_L: uint64, a hash of each unit.
+  """
   count = mixed_L.size - n + 1
-  hashes = mixed_L[:count].copy()
+  grams = mixed_L[:count].copy()
   for offset in range(1, n):
-    hashes *= _MULTIPLIER
-    hashes += mixed_L[offset : offset + count]
-  return hashes
+    grams *= _MULTIPLIER
+    grams += mixed_L[offset : offset + count]
+  return grams
 
 
 def _sorted_keys(

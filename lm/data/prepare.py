@@ -91,9 +91,10 @@ def prepare(
     UserError: the text cannot be used, or `directory` holds other data.
   """
   sources = sources_lib.make_all(config_data)
+  settings = _collect_settings(config_data, sources)
   fingerprint = {
     'format': _FORMAT,
-    'settings': _settings(config_data, sources),
+    'settings': _settings(config_data, sources, settings),
     'inputs': [_hash_inputs(source) for source in sources],
   }
   digest = hashlib.sha256(json.dumps(fingerprint).encode()).hexdigest()[:16]
@@ -115,7 +116,7 @@ def prepare(
   with files.fresh_folder(
     directory, is_whole=lambda folder: load(folder) is not None
   ) as temporary:
-    job = _Job(config_data, sources, temporary, report)
+    job = _Job(config_data, sources, settings, temporary, report)
     manifest = {'hash': digest, **fingerprint, **job.build()}
     files.write_json(temporary / 'manifest.json', manifest)
   # It can be another process's, which was faster.
@@ -170,11 +171,11 @@ def _checked(found: Prepared, digest: str) -> Prepared:
   return found
 
 
-def _settings(config_data, sources) -> dict[str, Any]:
+def _settings(config_data, sources, collecting) -> dict[str, Any]:
   """All settings that the prepared data depends on."""
   settings = {name: config_data[name] for name in _SETTINGS}
   settings['sources'] = [s.name if s.packaged else 'files' for s in sources]
-  settings['cleaning'] = _collect_settings(config_data, sources).as_dict()
+  settings['cleaning'] = collecting.as_dict()
   if any(not source.packaged for source in sources):
     settings |= {name: config_data[name] for name in sources_lib.FILE_FIELDS}
   if config_data.tokenizer not in tokenizer.KINDS:
@@ -232,8 +233,16 @@ def _hash_inputs(source: sources_lib.Source) -> list[dict[str, Any]]:
 class _Job:
   """One preparation; the attributes are what its stages share."""
 
-  def __init__(self, config_data, sources, folder: pathlib.Path, report):
+  def __init__(
+    self,
+    config_data,
+    sources,
+    settings: collect.Settings,
+    folder: pathlib.Path,
+    report,
+  ):
     self.data, self.sources, self.folder = config_data, sources, folder
+    self.settings = settings
     self.shown, self.say = bool(report), report or (lambda line: None)
     self.counts = tally.Tally(source.name for source in sources)
     for source in sources:
@@ -256,7 +265,7 @@ class _Job:
       ) as m:
         collected = collect.collect(
           self.sources,
-          _collect_settings(self.data, self.sources),
+          self.settings,
           self.folder,
           pool,
           self.counts,
