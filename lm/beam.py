@@ -82,24 +82,49 @@ def make_search(
     repetition_penalty: lowers ids of the prompt and of the continuation in
       every distribution, see `sampling.penalize`; the score is of what is left.
   """
-  J, T, V = beams, max_tokens, len(allowed_V)
+  return _Search(
+    model=model,
+    allowed_V=allowed_V,
+    context=context,
+    J=beams,
+    T=max_tokens,
+    alpha=alpha,
+    repetition_penalty=repetition_penalty,
+  ).run
 
-  def log_probs(params, hidden_RxD, seen_RxV):
-    logits_RxV = sampling.readout(
-      model, params, hidden_RxD, seen_RxV, allowed_V, repetition_penalty
-    )
-    return jax.nn.log_softmax(logits_RxV, axis=-1)
 
-  def first_state(params, batch, limit_B):
-    B = len(limit_B)
-    hidden_BxLxD, cache = model.start(params, batch, context)
+@dataclasses.dataclass(frozen=True)
+class _Search:
+  """The settings of `make_search`, and the loop that they make."""
+
+  model: base.Model
+  allowed_V: jax.Array
+  context: int
+  J: int
+  T: int
+  alpha: float
+  repetition_penalty: float
+
+  def run(self, params, batch, limit_B) -> Found:
+    """See `make_search`."""
+    state, hidden_RxD = self._first_state(params, batch, limit_B)
+    state = self._select(params, state, hidden_RxD, limit_B)
+    return jax.lax.while_loop(
+      lambda state: ~jnp.all(state.done_B),
+      lambda state: self._select(params, *self._extend(params, state), limit_B),
+      state,
+    ).best
+
+  def _first_state(self, params, batch, limit_B):
+    B, J, T = len(limit_B), self.J, self.T
+    hidden_BxLxD, cache = self.model.start(params, batch, self.context)
     hidden_BxD = sampling.last_hidden(hidden_BxLxD, cache)
     nothing = Found(
       ids_BxT=jnp.zeros((B, T), jnp.int32),
       length_B=jnp.zeros(B, jnp.int32),
       score_B=jnp.full(B, -jnp.inf),
     )
-    seen_BxV = sampling.prompt_ids(batch, V)
+    seen_BxV = sampling.prompt_ids(batch, len(self.allowed_V))
     state = _State(
       length=jnp.zeros((), jnp.int32),
       ids_BxJxT=jnp.zeros((B, J, T), jnp.int32),
@@ -113,22 +138,18 @@ def make_search(
     )
     return state, jnp.repeat(hidden_BxD, J, axis=0)
 
-  def select(params, state, hidden_RxD, limit_B):
+  def _select(self, params, state, hidden_RxD, limit_B):
     """Looks at every extension by one id, ends some and keeps J."""
-    B, length = len(limit_B), state.length + 1
-    log_p_RxV = log_probs(params, hidden_RxD, state.seen_RxV)
-    total_BxJxV = state.log_p_BxJ[:, :, None] + log_p_RxV.reshape(B, J, V)
-    # At most J of them end in EOS, one a beam: J that go on are among them.
-    log_p_Bx2J, place_Bx2J = jax.lax.top_k(
-      total_BxJxV.reshape(B, J * V), min(2 * J, J * V)
+    B, J, length = len(limit_B), self.J, state.length + 1
+    log_p_Bx2J, parent_Bx2J, id_Bx2J = self._likeliest(
+      params, state, hidden_RxD, B
     )
-    parent_Bx2J, id_Bx2J = place_Bx2J // V, place_Bx2J % V
     last_B = length >= limit_B
     ends_Bx2J = (id_Bx2J == tokenizer.EOS) | last_B[:, None]
     ending_BxJ = (ends_Bx2J & jnp.isfinite(log_p_Bx2J))[:, :J]
     ending_BxJ &= ~state.done_B[:, None]
     best = _best(
-      state, length, alpha, log_p_Bx2J, parent_Bx2J, id_Bx2J, ending_BxJ
+      state, length, self.alpha, log_p_Bx2J, parent_Bx2J, id_Bx2J, ending_BxJ
     )
     log_p_BxJ, kept_BxJ = jax.lax.top_k(
       jnp.where(id_Bx2J == tokenizer.EOS, -jnp.inf, log_p_Bx2J), J
@@ -143,7 +164,7 @@ def make_search(
     seen_RxV = sampling.see(state.seen_RxV[rows_R], id_BxJ.reshape(-1))
     ended_B = state.ended_B + jnp.sum(ending_BxJ, axis=1)
     # Probabilities only fall and the penalty only grows: no score above this.
-    reach_B = log_p_BxJ[:, 0] / length_penalty(limit_B, alpha)
+    reach_B = log_p_BxJ[:, 0] / length_penalty(limit_B, self.alpha)
     return _State(
       length=length,
       ids_BxJxT=ids_BxJxT,
@@ -155,23 +176,36 @@ def make_search(
       done_B=state.done_B | last_B | (ended_B >= J) | (best.score_B >= reach_B),
     )
 
-  def extend(params, state):
+  def _likeliest(self, params, state, hidden_RxD, B: int):
+    """Of all extensions by one id the 2J likeliest, of fewer all.
+
+    At most J of them end in EOS, one a beam: J that go on are among them.
+
+    Returns:
+      Log-probability, beam that is extended, id; each [B, 2J].
+    """
+    J, V = self.J, len(self.allowed_V)
+    logits_RxV = sampling.readout(
+      self.model,
+      params,
+      hidden_RxD,
+      state.seen_RxV,
+      self.allowed_V,
+      self.repetition_penalty,
+    )
+    log_p_RxV = jax.nn.log_softmax(logits_RxV, axis=-1)
+    total_BxJxV = state.log_p_BxJ[:, :, None] + log_p_RxV.reshape(B, J, V)
+    log_p_Bx2J, place_Bx2J = jax.lax.top_k(
+      total_BxJxV.reshape(B, J * V), min(2 * J, J * V)
+    )
+    return log_p_Bx2J, place_Bx2J // V, place_Bx2J % V
+
+  def _extend(self, params, state):
     newest_BxJ = state.ids_BxJxT[:, :, state.length - 1]
-    hidden_Rx1xD, cache = model.extend(
+    hidden_Rx1xD, cache = self.model.extend(
       params, state.cache, newest_BxJ.reshape(-1, 1)
     )
     return dataclasses.replace(state, cache=cache), hidden_Rx1xD[:, 0]
-
-  def search(params, batch, limit_B):
-    state, hidden_RxD = first_state(params, batch, limit_B)
-    state = select(params, state, hidden_RxD, limit_B)
-    return jax.lax.while_loop(
-      lambda state: ~jnp.all(state.done_B),
-      lambda state: select(params, *extend(params, state), limit_B),
-      state,
-    ).best
-
-  return search
 
 
 def _best(state, length, alpha, log_p_Bx2J, parent_Bx2J, id_Bx2J, ending_BxJ):
