@@ -16,7 +16,7 @@ import jinja2
 import markupsafe
 
 from lm import errors, files, metrics, text_figures
-from lm.report import figures, meanings
+from lm.report import figures, meanings, values
 
 # A page without them would leave a reader asking; they get a dash if absent.
 _ALWAYS = (
@@ -40,7 +40,6 @@ _SAMPLE_CHARACTERS = 12_000
 _MAX_PARTS = 6
 # Characters that HTML forbids, even escaped.
 _FORBIDDEN = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]')
-_DASH = '–'
 
 
 def write(workdir: pathlib.Path) -> pathlib.Path:
@@ -95,7 +94,7 @@ def render(workdir: pathlib.Path) -> str:
     curves_note=_curves_note(lines),
     samples=samples,
     samples_cut=samples_cut,
-    samples_count=_value_text('samples_count', final.get('samples_count')),
+    samples_count=values.text('samples_count', final.get('samples_count')),
     samples_beside=_samples_beside(final),
     figures=_figure_rows(final),
     config=_flatten(config),
@@ -157,18 +156,18 @@ def _sentence(config, provenance, lines):
   if mixed:
     source = ', '.join(str(name) for name, _ in mixed)
   steps = max(
-    (line['step'] for line in lines if _is_number(line.get('step'))),
+    (line['step'] for line in lines if values.is_number(line.get('step'))),
     default=None,
   )
   start = f'Trained with the {objective} objective' if objective else 'Trained'
   parts = [f'{start}: {described}']
   if source:
-    parts.append(f'on {_display(source)}')
+    parts.append(f'on {values.display(source)}')
   if steps is not None:
     unit = 'step' if steps == 1 else 'steps'
     parts.append(f'for {figures.number_text(steps)} {unit}')
   if provenance.get('devices'):
-    parts.append(f'on {_display(provenance["devices"])}')
+    parts.append(f'on {values.display(provenance["devices"])}')
   return ', '.join(parts) + '.'
 
 
@@ -180,7 +179,7 @@ def _warnings(lines, finished):
     step = lines[-1].get('step')
     where = (
       f' The last line is of step {figures.number_text(step)}.'
-      if _is_number(step)
+      if values.is_number(step)
       else ''
     )
     found.append(
@@ -193,23 +192,29 @@ def _tiles(final, provenance):
   scored = final.get('scorer')
   suffix_scored = final.get('suffix_scorer')
   tiles = [
-    ('bits_per_byte', 'Bits per byte on test', f'scorer: {scored or _DASH}'),
+    (
+      'bits_per_byte',
+      'Bits per byte on test',
+      f'scorer: {scored or values.DASH}',
+    ),
     (
       'suffix_bits_per_byte',
       'Suffix bits per byte',
-      f'scorer: {suffix_scored or _DASH}',
+      f'scorer: {suffix_scored or values.DASH}',
     ),
     ('perplexity', 'Perplexity', 'per token'),
   ]
   rows = [
-    {'label': label, 'value': _value_text(name, final.get(name)), 'note': note}
+    {'label': label, 'value': values.text(name, final.get(name)), 'note': note}
     for name, label, note in tiles
   ]
   parameters = provenance.get('parameters')
   rows.append(
     {
       'label': 'Parameters',
-      'value': _compact(parameters) if _is_number(parameters) else _DASH,
+      'value': values.compact(parameters)
+      if values.is_number(parameters)
+      else values.DASH,
       'note': 'trained numbers',
     }
   )
@@ -217,7 +222,9 @@ def _tiles(final, provenance):
   rows.append(
     {
       'label': 'Time',
-      'value': _duration(seconds) if _is_number(seconds) else _DASH,
+      'value': values.duration(seconds)
+      if values.is_number(seconds)
+      else values.DASH,
       'note': 'in all',
     }
   )
@@ -226,10 +233,12 @@ def _tiles(final, provenance):
 
 def _bars(final):
   bars = [
-    figures.Bar(label, _number(final.get(name)))
+    figures.Bar(label, values.finite(final.get(name)))
     for label, name in _BASELINES.items()
   ]
-  ours = figures.Bar('this model', _number(final.get('bits_per_byte')), True)
+  ours = figures.Bar(
+    'this model', values.finite(final.get('bits_per_byte')), True
+  )
   return figures.bar_chart(
     [*bars, ours],
     title='Test text: lower is better',
@@ -239,11 +248,11 @@ def _bars(final):
 
 def _comparison(final):
   """The model beside the best baseline, in words."""
-  ours = _number(final.get('bits_per_byte'))
+  ours = values.finite(final.get('bits_per_byte'))
   if ours is None:
     return 'Bits per byte of this model: not measured.'
   measured = {
-    label: _number(final.get(name)) for label, name in _BASELINES.items()
+    label: values.finite(final.get(name)) for label, name in _BASELINES.items()
   }
   measured = {label: value for label, value in measured.items() if value}
   if not measured:
@@ -294,9 +303,9 @@ def _chart(title, unit, sources, *, from_zero=False):
   series = []
   for label, (lines, name) in sources.items():
     points = [
-      (_float(line['step']), _float(line[name]))
+      (values.to_float(line['step']), values.to_float(line[name]))
       for line in lines
-      if _is_number(line.get('step')) and _is_number(line.get(name))
+      if values.is_number(line.get('step')) and values.is_number(line.get(name))
     ]
     series.append(
       figures.Series(label, [x for x, _ in points], [y for _, y in points])
@@ -324,7 +333,9 @@ def _samples_beside(final):
   for name, (label, meaning) in text_figures.NAMES.items():
     keys = [f'{whose}_{name}' for whose in ('samples', 'held_out')]
     if any(final.get(k) is not None for k in keys):
-      cells = [text_figures.cell(name, _number(final.get(k))) for k in keys]
+      cells = [
+        text_figures.cell(name, values.finite(final.get(k))) for k in keys
+      ]
       rows.append({'label': label, 'cells': cells, 'meaning': meaning})
   return rows
 
@@ -342,13 +353,13 @@ def _figure_rows(final):
     if name.startswith('loss/'):
       unit, meaning = 'nats', f'Part of the training loss: {name[5:]}.'
     value = final.get(name)
-    text = _value_text(name, value)
+    text = values.text(name, value)
     rows.append(
       {
         'name': name,
         'value': text,
-        'exact': '' if value is None else _display(value),
-        'unit': unit if _is_number(value) else '',
+        'exact': '' if value is None else values.display(value),
+        'unit': unit if values.is_number(value) else '',
         'meaning': meaning,
       }
     )
@@ -373,79 +384,23 @@ def _next_steps(workdir, provenance, finished):
       0,
       {
         'why': 'Finish the run from its last checkpoint:',
-        'command': _display(command),
+        'command': values.display(command),
       },
     )
   return steps
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = ''):
+def _flatten(tree: Mapping[str, Any], prefix: str = ''):
   """Dotted names and values as text: {'a': {'b': 1}} → [('a.b', '1')]."""
   rows = []
-  for key, value in values.items():
+  for key, value in tree.items():
     if isinstance(value, dict) and value:
       rows += _flatten(value, f'{prefix}{key}.')
     else:
-      rows.append((f'{prefix}{key}', _display(value)))
+      rows.append((f'{prefix}{key}', values.display(value)))
   return rows
-
-
-def _display(value):
-  """A string as it is, anything else as JSON."""
-  if isinstance(value, str):
-    return value
-  return json.dumps(value, ensure_ascii=False)
-
-
-def _value_text(name, value):
-  if value is None:
-    return _DASH
-  if not _is_number(value):
-    return _display(value)
-  if name.endswith('bits_per_byte') and 1e-3 <= abs(value) < 1e3:
-    return f'{value:.3f}'
-  return figures.number_text(value)
-
-
-def _is_number(value):
-  return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _float(value):
-  """A float, infinite where an integer is too large for one."""
-  try:
-    return float(value)
-  except OverflowError:
-    return math.inf
-
-
-def _number(value):
-  """A finite float or None."""
-  if not _is_number(value) or not math.isfinite(_float(value)):
-    return None
-  return float(value)
 
 
 def _section(config, name):
   section = config.get(name)
   return section if isinstance(section, dict) else {}
-
-
-def _compact(count):
-  """12,345 → 12.3 k; 3.2e6 → 3.2 M."""
-  for unit, suffix in ((10**9, 'G'), (10**6, 'M'), (10**3, 'k')):
-    if unit <= count < 10**15:
-      return f'{count / unit:.3g} {suffix}'
-  return figures.number_text(count)
-
-
-def _duration(seconds):
-  """4.2 s, 4 min 12 s, 3 h 20 min."""
-  if not 0 <= seconds < 1e9:
-    return figures.number_text(seconds)
-  if seconds < 60:
-    return f'{seconds:.1f} s'
-  minutes, rest = divmod(round(seconds), 60)
-  if minutes < 60:
-    return f'{minutes} min {rest} s'
-  return f'{minutes // 60} h {minutes % 60} min'
