@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
-from lm.models import attention as attention_lib
+from lm.models import attention as attention_lib, products
 
 # activation -> (function, whether the MLP multiplies by a gate).
 ACTIVATIONS = {
@@ -132,7 +132,10 @@ class Attention(nn.Module):
   ) -> tuple[jax.Array, Any]:
     cfg = self.cfg
     project = functools.partial(
-      nn.DenseGeneral, use_bias=cfg.bias, dtype=cfg.dtype
+      nn.DenseGeneral,
+      use_bias=cfg.bias,
+      dtype=cfg.dtype,
+      dot_general=products.dot_general,
     )
     # Scores that are not scaled start as if they were (Raffel et al. 2020).
     query_init = kernel_init(1 if cfg.scale_attention else 1 / cfg.K)
@@ -169,7 +172,11 @@ class FeedForward(nn.Module):
   def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
     cfg = self.cfg
     dense = functools.partial(
-      nn.Dense, use_bias=cfg.bias, dtype=cfg.dtype, kernel_init=kernel_init()
+      nn.Dense,
+      use_bias=cfg.bias,
+      dtype=cfg.dtype,
+      kernel_init=kernel_init(),
+      dot_general=products.dot_general,
     )
     activation, gated = ACTIVATIONS[cfg.activation]
     if gated:  # Shazeer 2020, section 2

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm.models import base, blocks
+from lm.models import base, blocks, products
 
 
 class Embeddings(nn.Module):
@@ -38,7 +38,10 @@ class Embeddings(nn.Module):
       )
     if cfg.readout == 'transform':
       self.transform = nn.Dense(
-        cfg.D, dtype=cfg.dtype, kernel_init=blocks.kernel_init()
+        cfg.D,
+        dtype=cfg.dtype,
+        kernel_init=blocks.kernel_init(),
+        dot_general=products.dot_general,
       )
       self.transform_norm = blocks.norm(cfg)
       self.readout_bias = self.param(
@@ -73,10 +76,12 @@ class Embeddings(nn.Module):
     if cfg.scale_readout:
       hidden_BxLxD = hidden_BxLxD * cfg.D**-0.5
     if cfg.tie_embeddings:
-      logits_BxLxV = self.token.attend(hidden_BxLxD)
+      kernel_DxV = self.token.embedding.T
     else:
-      kernel_DxV = self.readout_kernel.astype(cfg.dtype)
-      logits_BxLxV = jnp.einsum('bld,dv->blv', hidden_BxLxD, kernel_DxV)
+      kernel_DxV = self.readout_kernel
+    logits_BxLxV = products.project(
+      hidden_BxLxD.astype(cfg.dtype), kernel_DxV.astype(cfg.dtype)
+    )
     if not transforms:
       return logits_BxLxV
     return logits_BxLxV + self.readout_bias.astype(cfg.dtype)

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm.models import base, blocks
+from lm.models import base, blocks, products
 
 
 class Pooler(nn.Module):
@@ -20,7 +20,11 @@ class Pooler(nn.Module):
   def __call__(self, hidden_BxLxD: jax.Array) -> jax.Array:
     cfg = self.cfg
     dense = nn.Dense(
-      cfg.D, dtype=cfg.dtype, kernel_init=blocks.kernel_init(), name='dense'
+      cfg.D,
+      dtype=cfg.dtype,
+      kernel_init=blocks.kernel_init(),
+      dot_general=products.dot_general,
+      name='dense',
     )
     return jnp.tanh(dense(hidden_BxLxD))
 
