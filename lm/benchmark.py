@@ -48,10 +48,9 @@ def run(config):
   )
   objective = objectives.make(config, prepared.tokenizer())
   generate.check(config, objective)
-  model = models.make(config, objective)
-  program = program_lib.make(
-    config, objective, model, sharding.make_mesh(config)
-  )
+  mesh = sharding.make_mesh(config)
+  model = models.make(config, objective, mesh)
+  program = program_lib.make(config, objective, model, mesh)
   rows = packing.training_rows(config, prepared.train(), objective)
   figures, state = _time_step(program, rows)
   figures |= _time_pipeline(program, rows)

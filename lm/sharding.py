@@ -100,6 +100,26 @@ def of_batch(mesh: jax.sharding.Mesh) -> NamedSharding:
   return NamedSharding(mesh, BATCH)
 
 
+def gathered(embeddings: Any, mesh: jax.sharding.Mesh | None) -> Any:
+  """Embeddings as they are looked up in: put together along `fsdp`.
+
+  Left to itself, XLA splits what is found as the table is, along the width, and
+  goes on like that: every device works on all rows of the batch.
+
+  Args:
+    mesh: None: nothing is done.
+  """
+  if mesh is None:
+    return embeddings
+
+  def gather(path, x):
+    spec = rules.match(PARAMETERS, f'embeddings/{rules.path_name(path)}')
+    whole = (None if axis == 'fsdp' else axis for axis in spec)
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(*whole)))
+
+  return jax.tree_util.tree_map_with_path(gather, embeddings)
+
+
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
   """A copy on every device."""
   return NamedSharding(mesh, P())

@@ -111,9 +111,9 @@ class _Run:
     self.coder = self.prepared.tokenizer()
     self.objective = objectives.make(self.config, self.coder)
     generate.check(self.config, self.objective)
-    self.model = models.make(self.config, self.objective)
-    self.rows = self._make_rows()
     self.mesh = sharding.make_mesh(self.config)
+    self.model = models.make(self.config, self.objective, self.mesh)
+    self.rows = self._make_rows()
     self._make_program()
     if not budget.is_measured(self.config):
       self._measure_budget()

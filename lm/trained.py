@@ -58,8 +58,8 @@ def load(workdir: pathlib.Path, overrides: Mapping[str, Any]) -> Trained:
   # Here: a checkpoint that does not fit the mesh looks like a damaged one.
   config_lib.check_model(config)
   objective = objectives.make(config, coder)
-  model = models.make(config, objective)
   mesh = sharding.make_mesh(config)
+  model = models.make(config, objective, mesh)
   abstract = program.make(config, objective, model, mesh).abstract
   checkpoints = checkpoint.Checkpoints(workdir)
   try:

@@ -12,6 +12,7 @@ from lm import (
   models,
   objectives,
   optimizer,
+  program,
   rules,
   sharding,
   step,
@@ -50,9 +51,9 @@ def _train(config, shape, devices, *, microbatches=1):
   """A few steps on a mesh: losses, gradient norms and the last state."""
   config.mesh.update(shape)
   objective = objectives.make(config)
-  model = models.make(config, objective)
-  transform = optimizer.make(config)
   mesh = sharding.make_mesh(config, devices)
+  model = models.make(config, objective, mesh)
+  transform = optimizer.make(config)
   rows = packing.Rows(
     prepare.prepare(config.data, report=lambda text: None).train(),
     objective,
@@ -180,6 +181,28 @@ def test_an_encoder_decoder_trains_the_same_on_a_mesh(config):
     *map(jax.tree.leaves, (state.params, expected_params)), strict=True
   ):
     np.testing.assert_allclose(leaf, other, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize('architecture', ['decoder', 'encoder_decoder'])
+@pytest.mark.parametrize('name', ['fsdp', 'all'])
+def test_every_device_works_on_its_rows_alone(config, name, architecture):
+  """No activation in the compiled step has the rows of the whole batch."""
+  config.model.architecture = architecture
+  config.objective.name = 'prefix'
+  config.data.batch_size, config.data.sequence_length = 16, 88
+  config.mesh.update(MESHES[name])
+  config = config_lib.resolve(config)
+  objective = objectives.make(config)
+  mesh = sharding.make_mesh(config)
+  model = models.make(config, objective, mesh)
+  made = program.make(config, objective, model, mesh)
+  text = made.compile().as_text()
+  lengths = {objective.capacity.tokens, objective.capacity.encoder_tokens}
+  rows = 16 // (mesh.shape['data'] * mesh.shape['fsdp'])
+  for length in lengths - {0}:
+    assert f'f32[{rows},{length},' in text
+    assert f'f32[16,{length},' not in text
+    assert f'f32[{16 * length},' not in text
 
 
 @pytest.mark.parametrize('optimizer_name', optimizer.OPTIMIZERS)

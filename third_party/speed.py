@@ -144,12 +144,9 @@ def _ours(given, *, all_logits: bool = False) -> float:
   if all_logits:
     capacity = dataclasses.replace(objective.capacity, predictions=0)
     objective = dataclasses.replace(objective, capacity=capacity)
-  made = program.make(
-    config,
-    objective,
-    models.make(config, objective),
-    sharding.make_mesh(config),
-  )
+  mesh = sharding.make_mesh(config)
+  model = models.make(config, objective, mesh)
+  made = program.make(config, objective, model, mesh)
   compiled, state = made.compile(), made.init()
   rng = np.random.default_rng(0)
   rows = []

@@ -109,8 +109,9 @@ def make(
 
   Args:
     objective: says who sees whom, and how long rows are.
-    mesh: what the model will run on; None: `sharding.make_mesh(config)`. Its
-      devices need not be here: their platform decides what attention runs.
+    mesh: what the model will run on. Its devices need not be here: their
+      platform decides what attention runs. None: this process's devices, and
+      where rows lie is left to XLA.
 
   Raises:
     UserError: `model.attention` cannot run there.

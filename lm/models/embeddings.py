@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lm import sharding
 from lm.models import base, blocks, products
 
 
@@ -108,7 +109,10 @@ def embed(
 ) -> jax.Array:
   """What the first layer reads; `key` draws its dropout mask, None: no mask."""
   x_BxLxD = Embeddings(cfg).apply(
-    {'params': params}, tokens_BxL, position_BxL, type_BxL
+    {'params': sharding.gathered(params, cfg.mesh)},
+    tokens_BxL,
+    position_BxL,
+    type_BxL,
   )
   dropout = nn.Dropout(cfg.dropout, deterministic=key is None)
   return dropout.apply(
