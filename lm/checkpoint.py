@@ -8,6 +8,7 @@ import math
 import pathlib
 import shutil
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import NamedSharding, PartitionSpec as P
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from lm import errors, hosts, step
+from lm import errors, hosts, rules, step
 
 
 class Checkpoints:
@@ -25,7 +26,7 @@ class Checkpoints:
 
   Orbax writes into a temporary folder and renames it when it is complete, so
   a killed save leaves no step behind. Each checkpoint also carries a digest of
-  its bits: what disks and copies break is noticed on reading.
+  each array's bits: what disks and copies break is noticed where it is read.
 
   Several processes make every call together, and read the same folder.
   """
@@ -123,7 +124,8 @@ class Checkpoints:
 
     Args:
       abstract_state: shapes, dtypes and shardings to restore to, which need
-        not be those of the run that saved.
+        not be those of the run that saved. In place of a leaf, `...` stands
+        for one that is neither read nor checked; it comes back as it is.
 
     Returns:
       None when there is no checkpoint.
@@ -153,10 +155,15 @@ class Checkpoints:
   def restore_params(self, abstract_state: step.TrainState) -> tuple[Any, int]:
     """Evaluated parameters of the latest readable checkpoint and its step.
 
+    Nothing else of the state is read, so that damage there does not matter.
+
+    Args:
+      abstract_state: of the whole state, as for `restore_latest`.
+
     Raises:
       UserError: there is no checkpoint, or none can be read.
     """
-    restored = self.restore_latest(abstract_state)
+    restored = self.restore_latest(_only_evaluated(abstract_state))
     if restored is None:
       raise errors.UserError(
         f'{self._directory} holds no checkpoint; train the run first '
@@ -172,20 +179,24 @@ class Checkpoints:
 
   def _restore(self, number: int, abstract_state: step.TrainState):
     """A checkpoint, if every process can read its part of it."""
+    items = _as_dict(abstract_state)
     restored = hosts.attempt(
       lambda: self._read(
         number,
-        state=ocp.args.StandardRestore(_as_dict(abstract_state)),
+        # Not StandardRestore, which takes no placeholders.
+        state=ocp.args.PyTreeRestore(
+          items,
+          restore_args=ocp.checkpoint_utils.construct_restore_args(items),
+        ),
         progress=ocp.args.JsonRestore(),
       )
     )
     state = step.TrainState(**restored.state)
     # Read by all and alike; decided, so that what follows is alike, too.
     progress = hosts.decide(lambda: restored.progress)
-    if _digest(state) != progress['digest']:
-      raise ValueError('the state does not match its digest')
     if _checksum(progress) != progress['checksum']:
       raise ValueError('the progress does not match its checksum')
+    _check_digest(state, progress['digest'])
     return state, progress
 
   def _read(self, number: int, **items):
@@ -274,7 +285,20 @@ def _as_dict(state: step.TrainState) -> dict[str, Any]:
   return items
 
 
-def _leaf_digests(state):
+def _only_evaluated(abstract_state: step.TrainState) -> step.TrainState:
+  """The same with placeholders, but for the step and what is evaluated."""
+  used = abstract_state.step, abstract_state.evaluated
+  return step.TrainState(
+    **{
+      name: part
+      if any(part is x for x in used)
+      else jax.tree.map(lambda _: ocp.PLACEHOLDER, part)
+      for name, part in _as_dict(abstract_state).items()
+    }
+  )
+
+
+def _leaf_digests(leaves):
   """Per leaf, the sum of its bits and of each word times its place, mod 2^32.
 
   Integer sums do not depend on order, so neither on the mesh.
@@ -291,7 +315,7 @@ def _leaf_digests(state):
       place = place + iota * jnp.uint32(stride)
     return jnp.stack([jnp.sum(words), jnp.sum(words * place)])
 
-  return jnp.stack([digest(leaf) for leaf in jax.tree.leaves(state)])
+  return jnp.stack([digest(leaf) for leaf in leaves])
 
 
 @functools.lru_cache(maxsize=1)
@@ -300,12 +324,38 @@ def _compiled_digests(place):
 
 
 def _digest(state: step.TrainState) -> str:
-  place = jax.tree.leaves(state)[0].sharding
+  """A word for each leaf, in the order of `jax.tree.leaves`."""
+  return ' '.join(_digest_words(jax.tree.leaves(state)))
+
+
+def _digest_words(leaves: Sequence[jax.Array]) -> list[str]:
+  place = leaves[0].sharding
   if isinstance(place, NamedSharding):
     # Every process reads it, whatever the parts of the state that it holds.
     place = NamedSharding(place.mesh, P())
-  sums = np.asarray(_compiled_digests(place)(state))
-  return ' '.join(f'{a:08x}{b:08x}' for a, b in sums.tolist())
+  sums = np.asarray(_compiled_digests(place)(leaves))
+  return [f'{a:08x}{b:08x}' for a, b in sums.tolist()]
+
+
+def _check_digest(state: step.TrainState, digest: str):
+  """Raises a ValueError that names the first leaf with other bits, if any.
+
+  Placeholders are passed over.
+  """
+  leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+  words = digest.split()
+  if len(words) != len(leaves):
+    raise ValueError('the checkpoint holds another number of arrays')
+  # By place is by path: Orbax has compared all names with those saved.
+  read = [
+    (path, leaf, word)
+    for (path, leaf), word in zip(leaves, words, strict=True)
+    if leaf is not ocp.PLACEHOLDER
+  ]
+  found = _digest_words([leaf for _, leaf, _ in read])
+  for (path, _, word), other in zip(read, found, strict=True):
+    if word != other:
+      raise ValueError(f'{rules.path_name(path)} does not match its digest')
 
 
 def _checksum(progress: dict[str, Any]) -> int:

@@ -36,7 +36,9 @@ class Trained:
 
 
 def load(workdir: pathlib.Path, overrides: Mapping[str, Any]) -> Trained:
-  """The latest checkpoint of a run folder that can be read.
+  """The latest checkpoint of a run folder whose parameters can be read.
+
+  The optimizer's slots are not: their shapes alone are known here.
 
   Args:
     overrides: 'section.field' -> value, over the folder's config.

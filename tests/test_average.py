@@ -107,6 +107,10 @@ def test_a_run_evaluates_its_average_and_resumes_it(config, tmp_path):
     *map(jax.tree.leaves, (run.params, state.average)), strict=True
   ):
     np.testing.assert_array_equal(x, y)
+  split = trained.load(workdir, {'mesh.fsdp': 4, 'mesh.tensor': 2}).params
+  for x, y in zip(*map(jax.tree.leaves, (split, run.params)), strict=True):
+    np.testing.assert_array_equal(x, y)
+  assert not all(x.is_fully_replicated for x in jax.tree.leaves(split))
   validation = validation_lib.Validation(
     prepare.load(pathlib.Path(config.data.directory)).held_out('validation'),
     run.objective,

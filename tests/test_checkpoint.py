@@ -186,7 +186,10 @@ def test_no_damage_passes_unnoticed(
     caplog.clear()
     checkpoints = opened(workdir)
     with caplog.at_level(logging.WARNING):
+      # First, since the other moves what is damaged.
+      params, number = checkpoints.restore_params(_abstract())
       state, progress = checkpoints.restore_latest(_abstract())
+    assert _same(params, _state(number).params), name
     restored = int(state.step)
     assert _same(state, _state(restored)), name
     assert {k: progress[k] for k in _progress(0)} == _progress(restored), name
@@ -270,6 +273,91 @@ def test_only_damaged_checkpoints_are_an_error(two_steps, tmp_path, opened):
     assert not (workdir / 'damaged').exists()
 
 
+def _unreadable(content: bytearray, place: int):
+  """Reading the array whose bytes begin at `place` fails."""
+  start = content.rindex(b'\x28\xb5\x2f\xfd', 0, place)  # of a Zstandard frame
+  content[start : start + 4] = bytes(4)
+
+
+def _other_bits(content: bytearray, place: int):
+  """Reading it gives other bits and no error; only the digest tells."""
+  content[place + 8] ^= 1
+
+
+@pytest.mark.parametrize('damage', [_unreadable, _other_bits])
+@pytest.mark.parametrize('averaged', [False, True])
+def test_parameters_are_read_alone(tmp_path, opened, caplog, averaged, damage):
+  """Damage to the slots does not matter to them, and to them it does."""
+
+  def random(seed):
+    # Not to be compressed: the file then holds these very bytes.
+    rng = np.random.default_rng(seed)
+    return {'kernel': jnp.asarray(rng.integers(0, 2**32, (64, 64), np.uint32))}
+
+  def make(number):
+    return step.TrainState(
+      step=jnp.int32(number),
+      params=random(number),
+      opt_state=(random(number + 10), {}, random(number + 20)),
+      key=jax.random.PRNGKey(number),
+      average=random(number + 30) if averaged else {},
+    )
+
+  place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  abstract = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), make(0)
+  )
+  saved = tmp_path / 'saved'
+  trainer = opened(saved, keep=2)
+  for number in (1, 2):
+    trainer.save(make(number), _progress(number), {})
+  trainer.wait()
+  hit = make(2)
+  cases = {
+    'params': (hit.params, averaged),
+    'first slots': (hit.opt_state[0], True),
+    'last slots': (hit.opt_state[2], True),
+    'average': (hit.average, False),
+  }
+  for name, (tree, harmless) in cases.items():
+    if not tree:
+      continue
+    workdir = shutil.copytree(saved, tmp_path / name)
+    _damage_array(workdir / 'checkpoints' / '2', tree['kernel'], damage)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+      params, number = opened(workdir, writes=False).restore_params(abstract)
+    assert number == (2 if harmless else 1), name
+    assert _same(params, make(number).evaluated), name
+    warnings = [r.getMessage() for r in caplog.records if r.name == 'root']
+    assert len(warnings) == (not harmless), name
+    assert all('checkpoint 2 is damaged' in x for x in warnings)
+    # Who trains goes on from all of it.
+    state, _ = opened(workdir).restore_latest(abstract)
+    assert _same(state, make(1)), name
+
+
+def _damage_array(folder: pathlib.Path, array: jax.Array, damage):
+  begins = np.asarray(array).tobytes()[:64]
+  for path in (folder / 'state').rglob('d/*'):
+    content = bytearray(path.read_bytes())
+    if begins in content:
+      damage(content, content.index(begins))
+      path.write_bytes(content)
+      return
+  raise AssertionError('no file holds the array')
+
+
+def test_other_slots_than_those_saved_are_noticed(tmp_path, opened):
+  """Digests have no names: places count only in the structure saved."""
+  _save(opened(tmp_path), 3)
+  slot = _abstract().opt_state['slot']
+  for slots in ({}, {'other': slot}, {'other': slot, 'slot': slot}):
+    wanted = dataclasses.replace(_abstract(), opt_state=slots)
+    with pytest.raises(errors.UserError, match='can be read'):
+      opened(tmp_path, writes=False).restore_params(wanted)
+
+
 def test_a_reader_passes_over_what_the_trainer_removes(
   two_steps, tmp_path, opened
 ):
@@ -286,6 +374,20 @@ def _damage_data(folder: pathlib.Path):
   """Truncates the largest file, where the arrays are."""
   files = [p for p in (folder / 'state').rglob('*') if p.is_file()]
   _truncate(max(files, key=lambda p: p.stat().st_size))
+
+
+def test_digests_stay_as_they_are():
+  """Checkpoints that are on disks were written with these."""
+  state = _state(1)
+  state = dataclasses.replace(state, average=state.params)
+  kernel, slot = state.params['trunk']['kernel'], state.opt_state['slot']
+  expected = []
+  for leaf in (state.step, kernel, slot, state.key, kernel):
+    words = np.asarray(leaf).view(np.uint32).ravel()
+    places = 1 + 2 * np.arange(words.size, dtype=np.uint32)
+    sums = words.sum(dtype=np.uint32), (words * places).sum(dtype=np.uint32)
+    expected.append('{:08x}{:08x}'.format(*sums))
+  assert checkpoint._digest(state) == ' '.join(expected)
 
 
 def test_a_flipped_bit_of_any_leaf_changes_the_digest():
@@ -380,8 +482,13 @@ def test_moves_between_meshes_bit_identically(config, tmp_path, opened):
     checkpoints.wait()
     state, _ = opened(workdir).restore_latest(abstract(name))
     assert _same(state, first)
+    params, number = opened(workdir).restore_params(abstract(name))
+    assert number == int(first.step)
+    assert _same(params, first.params)
     places = jax.tree.map(
-      lambda x, y: x.sharding == y.sharding, state, abstract(name)
+      lambda x, y: x.sharding == y.sharding,
+      (state, params),
+      (abstract(name), abstract(name).params),
     )
     assert all(jax.tree.leaves(places))
 
@@ -422,6 +529,10 @@ def test_every_optimizer_comes_back_bit_identically(
   params, number = opened(tmp_path).restore_params(target)
   assert number == int(state.step)
   assert _same(params, state.average)
+  for leaf, place in zip(
+    *map(jax.tree.leaves, (params, target.average)), strict=True
+  ):
+    assert leaf.sharding == place.sharding
 
 
 def test_a_checkpoint_from_before_averages_is_read(tmp_path, opened):
