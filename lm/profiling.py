@@ -2,7 +2,6 @@
 
 import pathlib
 import shutil
-from typing import Any
 
 import jax
 
@@ -26,13 +25,18 @@ class Trace:
     self._target = workdir / 'profile'
     self._temporary = workdir / '.profile.tmp'
     self._is_first = hosts.is_first()
-    self._count = count = min(count if self._is_first else 0, last - first + 1)
-    self._start = min(first + _WARMUP, last - count + 1)
+    count = min(count if self._is_first else 0, last - first + 1)
+    start = min(first + _WARMUP, last - count + 1)
+    # The step ahead of those that are traced, and the last one of them.
+    self._turns = (start - 1, start + count - 1) if count else ()
+    self._ahead = first - 1
     self._runs = False
 
   def __enter__(self):
     if self._is_first:  # what a killed one has left
       shutil.rmtree(self._temporary, ignore_errors=True)
+    if self.turns_after(self._ahead):
+      self.turn()
     return self
 
   def __exit__(self, *exception):
@@ -40,17 +44,16 @@ class Trace:
       self._stop()
       shutil.rmtree(self._temporary, ignore_errors=True)
 
-  def before(self, number: int):
-    """Step `number` is about to be dispatched."""
-    if self._count and number == self._start:
+  def turns_after(self, number: int) -> bool:
+    """Whether tracing starts or ends after step `number`."""
+    return number in self._turns
+
+  def turn(self):
+    """Starts, or ends; all steps so far must have ended."""
+    if not self._runs:
       jax.profiler.start_trace(str(self._temporary))
       self._runs = True
-
-  def after(self, number: int, outputs: Any):
-    """Step `number` has been dispatched and gives `outputs`."""
-    if not self._runs or number < self._start + self._count - 1:
       return
-    jax.block_until_ready(outputs)
     self._stop()
     for session in self._temporary.glob('plugins/profile/*'):
       target = self._target / 'plugins' / 'profile' / session.name

@@ -295,9 +295,6 @@ class _Run:
     began = time.monotonic()
     compiled = self.program.compile()
     print(f'compiled the train step in {time.monotonic() - began:.1f} s')
-    self.speed = metrics.Speed(
-      first, devices=self.mesh.devices.ravel(), **self.of_a_step
-    )
     with (
       stopping.Signals() as stop,
       console.Progress('step', start=first, total=self.steps) as self.progress,
@@ -305,24 +302,28 @@ class _Run:
         self.workdir, count=cfg.profile, first=first + 1, last=self.steps
       ) as trace,
     ):
+      self.speed = metrics.Speed(
+        first, devices=self.mesh.devices.ravel(), **self.of_a_step
+      )
       waiting = None
       for number, batch in enumerate(batches, first + 1):
-        trace.before(number)
         state, step_metrics = compiled(state, self.program.put(batch))
-        trace.after(number, step_metrics)
         # Read only now that the next step is on its way.
         if waiting:
           self._record(*waiting)
         waiting = (number, step_metrics)
         evaluating = _due(number, cfg.evaluate_every, self.steps)
         saving = _due(number, cfg.checkpoint_every, self.steps)
+        tracing = trace.turns_after(number)
         stop_signal = stop.after(number)
-        if evaluating or saving or stop_signal:
+        if evaluating or saving or tracing or stop_signal:
           self._record(*waiting)
           waiting = None
           values = self._validate(state, number) if evaluating else {}
           if saving or stop_signal:
             self._save(state, values.get('loss'))
+          if tracing:
+            trace.turn()
           self.speed.restart(number)
         if stop_signal:
           self._leave(number, stop_signal)

@@ -2,12 +2,13 @@
 
 import gzip
 import json
+import time
 
 import jax
 import pytest
 import runs
 
-from lm import profiling, train
+from lm import metrics, profiling, train
 
 
 def _traced(workdir, *, count, first, last, stop_at=None):
@@ -15,10 +16,10 @@ def _traced(workdir, *, count, first, last, stop_at=None):
   double = jax.jit(lambda x: 2 * x)
   with profiling.Trace(workdir, count=count, first=first, last=last) as trace:
     for number in range(first, last + 1):
-      trace.before(number)
       with jax.profiler.TraceAnnotation(f'step {number};'):
-        output = double(number)
-      trace.after(number, output)
+        double(number).block_until_ready()
+      if trace.turns_after(number):
+        trace.turn()
       if number == stop_at:
         raise KeyboardInterrupt
   found = []
@@ -62,15 +63,34 @@ def test_a_start_that_is_stopped_leaves_none_and_the_next_one_can(tmp_path):
   assert _traced(tmp_path, count=1, first=1, last=2) == [2]
 
 
-def test_a_profiled_run_is_the_same_run(config, tmp_path):
+def test_a_profiled_run_is_the_same_run(config, tmp_path, monkeypatch):
   config.model.num_layers = 1
   config.train.evaluate_every = 0
   config.generate.samples = 0
   train.run(config, tmp_path / 'plain', 'python')
   config.train.profile = 2
+  turned = []
+  turn = profiling.Trace.turn
+
+  def slow_turn(trace):
+    time.sleep(3)
+    turned.append(trace)
+    turn(trace)
+
+  monkeypatch.setattr(profiling.Trace, 'turn', slow_turn)
   train.run(config, tmp_path / 'profiled', 'python')
+  assert len(turned) == 2
   assert runs.lines(tmp_path / 'profiled') == runs.lines(tmp_path / 'plain')
   profile = tmp_path / 'profiled' / 'profile' / 'plugins' / 'profile'
   (session,) = profile.iterdir()
   assert [path for path in session.iterdir() if path.suffix == '.pb']
   assert not (tmp_path / 'plain' / 'profile').exists()
+  # Starting and ending a trace is not in the time of any step.
+  positions = config.data.batch_size * config.data.sequence_length
+  every = config.train.log_every
+  speeds = [
+    line['tokens_per_second']
+    for line in metrics.read(tmp_path / 'profiled')
+    if line['split'] == 'train' and line['step'] > 1
+  ]
+  assert min(speeds) > every * positions / 3
