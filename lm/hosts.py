@@ -316,7 +316,7 @@ def _announced() -> dict[str, Any] | None:
     except OSError:  # a TPU outside of the cloud: nobody answers
       continue
   # Open MPI since version 5, and MPICH.
-  if any(int(os.environ.get(name, 1)) > 1 for name in _MPI_SIZES):
+  if any(_size(name) > 1 for name in _MPI_SIZES):
     if importlib.util.find_spec('mpi4py'):
       return {'cluster_detection_method': 'mpi4py'}
     raise errors.UserError(
@@ -325,6 +325,17 @@ def _announced() -> dict[str, Any] | None:
       '--process_id'
     )
   return None
+
+
+def _size(name: str) -> int:
+  """Processes by a variable of the environment; 1 where it is not set."""
+  value = os.environ.get(name) or '1'
+  if not value.isdecimal():
+    raise errors.UserError(
+      f"the environment's {name}='{value}' is no number of processes; unset "
+      'it, or give --coordinator_address, --num_processes and --process_id'
+    )
+  return int(value)
 
 
 def _check_port(address: str):

@@ -207,7 +207,12 @@ def _open(overrides: Mapping[str, Any]):
     if file.is_dir() or not file.exists():
       raise
     try:
-      return _plain(file.name, file.read_bytes(), config_data.encoding)
+      with streams.open_bytes(file) as stream:
+        return _plain(file.name, stream.read(), config_data.encoding)
+    except streams.StreamError as error:
+      raise errors.UserError(
+        f'data.path: {file} {error}; give a whole file'
+      ) from None
     except OSError as error:
       raise errors.UserError(
         f'data.path: {file} cannot be read ({error.strerror}); make it readable'

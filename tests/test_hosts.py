@@ -250,6 +250,7 @@ _ORTE = 'OMPI_MCA_orte_hnp_uri'
     ({_ORTE: '4096.0;tcp://10.0.0.1:5', 'OMPI_COMM_WORLD_SIZE': '2'}, [{}]),
     ({_ORTE: '4096.0;tcp://10.0.0.1:5', 'OMPI_COMM_WORLD_SIZE': '1'}, []),
     ({'OMPI_COMM_WORLD_SIZE': '1'}, []),
+    ({'PMI_SIZE': ''}, []),
     # A machine with the variables of a TPU pod that is none.
     ({'TPU_WORKER_HOSTNAMES': 'a,b', 'TPU_WORKER_ID': '0'}, []),
     ({'KUBERNETES_SERVICE_HOST': '10.0.0.1'}, []),
@@ -272,6 +273,13 @@ def test_a_tpu_pod_announces_itself(started, monkeypatch):
   monkeypatch.setenv('TPU_WORKER_HOSTNAMES', 'a,b')
   hosts.join()
   assert started == [{}]
+
+
+def test_a_size_that_is_no_number_is_named(started, monkeypatch):
+  monkeypatch.setenv('PMI_SIZE', 'two')
+  with pytest.raises(errors.UserError, match="PMI_SIZE='two' is no number"):
+    hosts.join()
+  assert started == []
 
 
 def test_an_mpi_without_a_coordinator_needs_mpi4py(started, monkeypatch):

@@ -17,9 +17,10 @@ libc.malloc.argtypes = [ctypes.c_size_t]
 libc.free.argtypes = [ctypes.c_void_p]
 libc.sbrk.argtypes = [ctypes.c_ssize_t]
 libc.malloc.restype = libc.sbrk.restype = ctypes.c_void_p
+bottom = libc.sbrk(0)
 large = libc.malloc(3 << 30)
-assert large
 top = libc.sbrk(0)
+assert large and top - bottom >= 3 << 30
 libc.free(large)
 assert libc.sbrk(0) == top, (top - libc.sbrk(0)) >> 20
 """

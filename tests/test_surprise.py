@@ -1,9 +1,11 @@
 """Each token's surprise: nothing left out, nothing twice, the same sums."""
 
 import dataclasses
+import gzip
 import io
 import json
 import sys
+import tracemalloc
 import types
 
 import ml_collections
@@ -159,6 +161,27 @@ def test_a_byte_order_mark_is_no_text(score, tmp_path, monkeypatch):
   stdin = types.SimpleNamespace(buffer=io.BytesIO(marked))
   monkeypatch.setattr(sys, 'stdin', stdin)
   assert score('-')[1]['bits'] == pytest.approx(figures['bits'], rel=1e-6)
+
+
+def test_a_packed_file_of_no_known_format_is_text(tmp_path):
+  whole = gzip.compress(b'Plain words.')
+  (tmp_path / 'a.log.gz').write_bytes(whole)
+  size, found = surprise._open({'data.path': str(tmp_path / 'a.log.gz')})
+  assert size == len(b'Plain words.')
+  assert [document.text for document in found] == ['Plain words.']
+  (tmp_path / 'torn.log.gz').write_bytes(whole[:-9])
+  with pytest.raises(errors.UserError, match='is broken gzip in line 1,'):
+    surprise._open({'data.path': str(tmp_path / 'torn.log.gz')})
+
+
+def test_no_more_memory_is_asked_for_than_a_text_takes(tmp_path):
+  (tmp_path / 'a.txt').write_text('Plain words.')
+  tracemalloc.start()
+  _, found = surprise._open({'data.path': str(tmp_path / 'a.txt')})
+  assert len(list(found)) == 1
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert peak < 16 << 20
 
 
 def test_a_large_file_is_one_document(tmp_path):

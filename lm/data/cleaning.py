@@ -183,7 +183,8 @@ def check_length(
 
   Words and their mean length of 3 to 10 characters are Gopher's (Rae et al.
   2021, appendix A.1.1). Scripts without blanks: characters, at most twice
-  `max_words`, and no mean length.
+  `max_words`, and no mean length. Hangul: from 1.5 characters on, each of which
+  is a syllable of two or three letters.
   """
   view = units.of(text)
   number = view.ids_L.size
@@ -192,6 +193,8 @@ def check_length(
   if number > max_words * view.per_word:
     return Dropped('too long')
   least, most = _MEAN_WORD_LENGTH
+  if view.counts.share(('Hangul',)) >= 0.5:
+    least /= 2
   mean = view.characters / max(1, number)
   if number and not view.unspaced and not least <= mean <= most:
     return Dropped('odd word length')

@@ -189,13 +189,22 @@ def cut(stream: BinaryIO, limit: int, head: bytes = b'') -> Iterator[bytes]:
   or tab there, or else at the last line end, blank or tab of all, or else
   before a character.
   """
-  data = head + stream.read(limit + 1 - len(head))
+  data = head + _read(stream, limit + 1 - len(head))
   while len(data) > limit:
     end = _end(data, limit)
     yield data[:end]
-    data = data[end:] + stream.read(end)
+    data = data[end:] + _read(stream, end)
   if data:
     yield data
+
+
+def _read(stream: BinaryIO, size: int) -> bytes:
+  """Up to `size` bytes, which a stream asked for all makes room for at once."""
+  parts = []
+  while part := stream.read(min(size, DOCUMENT_BYTES)):
+    parts.append(part)
+    size -= len(part)
+  return b''.join(parts)
 
 
 def _end(data: bytes, limit: int) -> int:

@@ -68,7 +68,8 @@ def find(
   """Which documents to drop so that no two that are left are near duplicates.
 
   Of two documents that agree in at least `threshold` of their sketches the
-  later one in `order` is dropped, unless the other was dropped itself. Texts
+  later one in `order` is dropped, unless the other was dropped before, by a
+  band that is looked at earlier; it may be dropped afterwards. Texts
   without words are near to none. Only documents that share a band are compared,
   which two that are so near always do, see `bands`.
 

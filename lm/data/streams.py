@@ -88,19 +88,20 @@ def open_utf8(path: pathlib.Path, encoding: str) -> Iterator[BinaryIO]:
 
 def _gunzip(file: BinaryIO) -> Iterator[bytes]:
   """Every member of a gzip file."""
-  size = 0
+  size, line = 0, 1
   try:
     with gzip.GzipFile(fileobj=file) as members:
       while data := members.read1(_CHUNK_BYTES):
         size += len(data)
+        line += data.count(b'\n')
         yield data
   except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-    raise _broken('gzip', size, errors.one_line(error)) from error
+    raise _broken('gzip', size, line, errors.one_line(error)) from error
 
 
 def _unzstd(file: BinaryIO) -> Iterator[bytes]:
   """Every frame of a Zstandard file."""
-  size = 0
+  size, line = 0, 1
   context = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
   frame = None
   try:
@@ -112,22 +113,24 @@ def _unzstd(file: BinaryIO) -> Iterator[bytes]:
         if frame.eof:
           packed, frame = frame.unused_data, None
         size += len(data)
+        line += data.count(b'\n')
         if data:
           yield data
   except zstandard.ZstdError as error:
     said = errors.one_line(error).removeprefix('zstd decompress error: ')
-    raise _broken('zstd', size, said) from error
+    raise _broken('zstd', size, line, said) from error
   if frame:  # zstandard's own reader takes a file cut short for a whole one.
-    raise _broken('zstd', size, 'the file ends within a frame')
+    raise _broken('zstd', size, line, 'the file ends within a frame')
 
 
 # Suffix -> chunks of what a file that ends in it holds.
 COMPRESSIONS = {'.gz': _gunzip, '.zst': _unzstd}
 
 
-def _broken(kind: str, size: int, said: str) -> StreamError:
+def _broken(kind: str, size: int, line: int, said: str) -> StreamError:
   return StreamError(
-    f'broken {kind}', f'is broken {kind} after {size} unpacked bytes ({said})'
+    f'broken {kind}',
+    f'is broken {kind} in line {line}, after {size} unpacked bytes ({said})',
   )
 
 

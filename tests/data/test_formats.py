@@ -133,8 +133,8 @@ def test_a_broken_packing_is_named(tmp_path, packed, harm):
   path.write_bytes(data)
   kind = {'.gz': 'gzip', '.zst': 'zstd'}[packed]
   message = mistake(path)
-  assert f'{path} is broken {kind} after ' in message
   found = read(path, errors='skip')
+  assert f'{path} is broken {kind} in line {len(found)}, after ' in message
   assert [d for d in found if isinstance(d, documents.Skipped)] == found[-1:]
   assert found[-1].reason == f'broken {kind}'
   assert found[-1].detail in message

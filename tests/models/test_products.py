@@ -58,6 +58,19 @@ def test_value_and_gradients_are_those_of_jax(case, dtype):
     )
 
 
+@pytest.mark.parametrize('case', ['widening', 'narrowing'])
+def test_all_three_products_have_the_precision(case):
+  *shapes, count = LAYERS[case]
+  x, kernel = arrays(shapes)
+
+  def loss(x, kernel):
+    axes = numbers(x, kernel, count)
+    return jnp.sum(products.dot_general(x, kernel, axes, lax.Precision.HIGHEST))
+
+  text = str(jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(x, kernel))
+  assert text.count('dot_general[') == text.count('Precision.HIGHEST, ') == 3
+
+
 @pytest.mark.parametrize(
   'axes', [(((1,), (0,)), ((), ())), (((2,), (1,)), ((), ()))]
 )
