@@ -90,23 +90,18 @@ def figures(
 
 def tables(found: Mapping[str, Any]) -> list[Table]:
   """Of a run's figures; [] where these are of one source."""
-  result = []
+  result, parts = [], found.get(NAME, {})
   for figure, (prefix, unit) in _KINDS.items():
-    if NAME not in found or found.get(figure) is None:
+    keys = [f'{prefix}{x}' for x in ('tokens', 'bytes', unit)]
+    if not any(figure in values for values in parts.values()):
       continue
+    amounts = [[values[key] for key in keys] for values in parts.values()]
     rows = [
-      Row(
-        name,
-        values.get(figure),
-        _error(figure, values),
-        *(values[f'{prefix}{x}'] for x in ('tokens', 'bytes', unit)),
-      )
-      for name, values in found[NAME].items()
+      Row(name, values.get(figure), _error(figure, values), *numbers)
+      for (name, values), numbers in zip(parts.items(), amounts, strict=True)
     ]
-    amounts = zip(*((r.tokens, r.size, r.count) for r in rows), strict=True)
-    rows.append(
-      Row(ALL, found[figure], _error(figure, found), *map(sum, amounts))
-    )
+    total = map(sum, zip(*amounts, strict=True))
+    rows.append(Row(ALL, found[figure], _error(figure, found), *total))
     result.append(Table(figure, unit, _text(figure, found), rows))
   return result
 

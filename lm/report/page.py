@@ -278,6 +278,8 @@ def _comparison(final):
 def _by_source(final):
   """The figures of each source of a mixture, and of all of them."""
   tables = []
+  if not isinstance(final.get(by_source.NAME), dict):
+    return tables
   for table in by_source.tables(final):
     errors_known = any(row.error is not None for row in table.rows)
     headings = [table.figure.removeprefix('suffix_').replace('_', ' ')]
