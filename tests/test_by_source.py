@@ -135,10 +135,9 @@ def test_parts_add_up_and_are_those_of_each_source_alone(write, make_run, name):
     assert bits / size == pytest.approx(figures[figure], rel=1e-12)
     assert abs(full[0][figure] - full[1][figure]) > 1e-3
     for part, texts in zip(full, TEXTS, strict=True):
-      expected = amounts(texts)
-      for key in {f'{prefix}{unit}', *(part if not prefix else ())}:
-        if key in expected:
-          assert part[key] == expected[key], key
+      assert {f'{prefix}{x}' for x in ('bytes', 'tokens', unit)} <= part.keys()
+      for key, expected in amounts(texts).items():
+        assert part.get(key, expected) == expected, key
   error = 'suffix_standard_error'
   assert (error in full[0]) == (name == 'bound')
   if name == 'bound':
@@ -195,7 +194,8 @@ def test_windows_know_their_documents_without_their_names():
     whole = (window['context'] + window['scored']).encode()
     start = window['start']
     assert texts[document].encode()[start : start + len(whole)] == whole
-  assert windows.documents_of(cut[1:], sizes) is None
+  for fewer in (cut[1:], cut[:-1], []):
+    assert windows.documents_of(fewer, sizes) is None
   assert windows.documents_of(cut, sizes[::-1]) is None
 
 
