@@ -7,6 +7,7 @@ from typing import Any
 
 from lm import (
   baselines as baselines_lib,
+  by_source,
   config as config_lib,
   console,
   queries,
@@ -33,16 +34,22 @@ def score(run: trained.Trained, folder: pathlib.Path) -> dict[str, Any]:
   """The held-out figures of a run, by names of metrics.jsonl.
 
   Bits per byte of the stored windows, by the scorer of the objective, and of
-  the test documents where it can score them whole. A figure that is not
-  defined is absent. Shows a progress bar.
+  the test documents where it can score them whole; of a mixture also those of
+  each source, `by_source`. A figure that is not defined is absent. Shows a
+  progress bar.
 
   Args:
     folder: the `held_out` folder of a run or of prepared data.
   """
   name = run.objective.scorer
   test = store.Split(folder / 'test')
+  sources = by_source.names(run.config)
   windows = scoring.spread(
-    list(scoring.suffixes(folder / 'windows.jsonl', run.tokenizer)),
+    list(
+      scoring.suffixes(
+        folder / 'windows.jsonl', run.tokenizer, test if sources else None
+      )
+    ),
     run.config.evaluate.windows,
   )
   lengths = [(len(w.context), len(w.scored)) for w in windows]
@@ -57,21 +64,27 @@ def score(run: trained.Trained, folder: pathlib.Path) -> dict[str, Any]:
     pseudo = make_scorer(run, queries.PSEUDO)
     total += pseudo.count(lengths)
   figures: dict[str, Any] = {}
+  scores: dict[str, scoring.Score] = {}
   with console.Progress('scoring query', start=0, total=total) as progress:
     if scorer and scorer.kind.documents:
-      figures |= _of_documents(run, scorer, test, progress.advance)
+      found = _score_documents(run, scorer, test, progress.advance)
+      scores['bits_per_byte'] = found
+      figures |= _of_documents(found)
       figures['scorer'] = name
     figures['suffix_scorer'] = name
-    if not windows:  # the test split may be shorter than a window
-      return figures
-    if scorer:
-      figures |= {
-        **_of_windows(run, scorer, windows, progress.advance),
-        **figures,
-      }
-    if pseudo:
-      found = _of_windows(run, pseudo, windows, progress.advance)
-      figures['pseudo_bits_per_byte'] = found['suffix_bits_per_byte']
+    # The test split may be shorter than a window.
+    if windows and scorer:
+      found = _score_windows(run, scorer, windows, progress.advance)
+      scores['suffix_bits_per_byte'] = found
+      figures |= {**_of_windows(found, scorer.kind), **figures}
+    if windows and pseudo:
+      found = _score_windows(run, pseudo, windows, progress.advance)
+      scores['pseudo_bits_per_byte'] = found
+      figures['pseudo_bits_per_byte'] = found.bits_per_byte()
+  if sources and scores:
+    figures[by_source.NAME] = by_source.figures(
+      sources, scores, sampled=bool(scorer and scorer.kind.sampled)
+    )
   return figures
 
 
@@ -80,13 +93,13 @@ def make_scorer(run: trained.Trained, kind: queries.Kind) -> scorers.Scorer:
   return scorers.make(kind, run.objective, run.model, run.mesh, run.config)
 
 
-def _of_documents(
+def _score_documents(
   run: trained.Trained,
   scorer: scorers.Scorer,
   test: store.Split,
   advance: Callable[[int], None],
-) -> dict[str, Any]:
-  whole = scorer(
+) -> scoring.Score:
+  return scorer(
     run.params,
     scoring.documents(test),
     # Of pairs also what separates them is read, and costs bits.
@@ -95,6 +108,9 @@ def _of_documents(
     ),
     advance=advance,
   )
+
+
+def _of_documents(whole: scoring.Score) -> dict[str, Any]:
   return {
     'bits_per_byte': whole.bits_per_byte(),
     'perplexity': whole.perplexity(),
@@ -103,25 +119,28 @@ def _of_documents(
   }
 
 
-def _of_windows(
+def _score_windows(
   run: trained.Trained,
   scorer: scorers.Scorer,
   windows: list[scoring.Passage],
   advance: Callable[[int], None],
-) -> dict[str, Any]:
-  found = scorer(
+) -> scoring.Score:
+  return scorer(
     run.params,
     windows,
     scoring.allowed_ids(run.tokenizer, end=False),
     advance=advance,
   )
+
+
+def _of_windows(found: scoring.Score, kind: queries.Kind) -> dict[str, Any]:
   figures = {
     'suffix_bits_per_byte': found.bits_per_byte(),
     'suffix_windows': found.passages,
     'suffix_bytes': found.size,
     'special_mass': found.special_mass / found.tokens,
   }
-  if scorer.kind.sampled:
+  if kind.sampled:
     figures['suffix_standard_error'] = found.standard_error()
   return figures
 
@@ -151,6 +170,7 @@ def table(figures: Mapping[str, Any], baselines: Mapping[str, float]) -> str:
   lines += _suffix_lines(figures)
   if 'perplexity' in figures:
     lines.append(f'perplexity {figures["perplexity"]:.1f} per token')
+  lines += by_source.lines(figures)
   return '\n'.join(lines)
 
 

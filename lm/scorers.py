@@ -72,17 +72,19 @@ class Scorer:
     *,
     advance: Callable[[int], None] = lambda queries: None,
   ) -> scoring.Score:
-    """The sums over all passages.
+    """The sums over all passages, and over those of each source.
 
     Args:
       allowed_V: see `scoring.allowed_ids`.
       advance: is told how many queries were answered since the last call.
     """
-    score = scoring.Score()
+    score, of_source = scoring.Score(), {}
     for parts in self.batches(params, passages, allowed_V, advance=advance):
       for part in parts:
         score = score.add(part)
-    return score
+        source = part.passage.source
+        of_source[source] = of_source.get(source, scoring.Score()).add(part)
+    return dataclasses.replace(score, of_source=of_source)
 
   def batches(
     self,

@@ -9,13 +9,14 @@ import dataclasses
 import json
 import math
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm.data import store, tokenizer
+from lm import errors
+from lm.data import store, tokenizer, windows as windows_lib
 
 # Logits that exist at a time; 256 MiB of float32.
 _LOGITS = 1 << 26
@@ -25,12 +26,14 @@ _LOGITS = 1 << 26
 class Passage:
   """What is given and what is scored, each tokenized alone.
 
-  size: bytes of text that the scored ids stand for.
+  size: bytes of text that the scored ids stand for. source: number of the
+  source that they come from.
   """
 
   context: np.ndarray
   scored: np.ndarray
   size: int
+  source: int = dataclasses.field(default=0, kw_only=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +58,8 @@ class Score:
   bits: of the scored ids. size: bytes of their text. tokens: how many they
   are. special_mass: probability that special ids lost, a sum over tokens.
   passages: how many. variance: of the bits, where they are an estimate.
+  of_source: the same of each source, by its number; only in what a scorer
+  returns.
   """
 
   bits: float = 0.0
@@ -63,6 +68,7 @@ class Score:
   special_mass: float = 0.0
   passages: int = 0
   variance: float = 0.0
+  of_source: Mapping[int, 'Score'] = dataclasses.field(default_factory=dict)
 
   def add(self, part: Part) -> 'Score':
     """The sums with a part; a passage counts with its first one."""
@@ -94,20 +100,51 @@ def documents(split: store.Split) -> Iterator[Passage]:
   nothing = np.zeros(0, np.int32)
   for document in range(len(split)):
     ids, _, starts = split.read(document)
-    yield Passage(context=nothing, scored=ids, size=int(starts[-1]))
+    yield Passage(
+      context=nothing,
+      scored=ids,
+      size=int(starts[-1]),
+      source=int(split.sources[document]),
+    )
 
 
 def suffixes(
-  path: pathlib.Path, coder: tokenizer.Tokenizer
+  path: pathlib.Path,
+  coder: tokenizer.Tokenizer,
+  split: store.Split | None = None,
 ) -> Iterator[Passage]:
-  """The stored windows: the second half, given the first."""
+  """The stored windows: the second half, given the first.
+
+  Args:
+    split: the documents that they are of, which know their sources; None:
+      there is one source.
+
+  Raises:
+    UserError: they are windows of other documents.
+  """
   with open(path, encoding='utf-8', newline='\n') as f:
     windows = [json.loads(line) for line in f]
+  sources = [0] * len(windows)
+  if split is not None and windows:  # pairs have none
+    sources = _sources(path, windows, split)
   contexts = coder.encode_batch([w['context'] for w in windows])
   scored = coder.encode_batch([w['scored'] for w in windows])
-  for window, before, after in zip(windows, contexts, scored, strict=True):
+  for window, before, after, source in zip(
+    windows, contexts, scored, sources, strict=True
+  ):
     size = len(window['scored'].encode())
-    yield Passage(context=before, scored=after, size=size)
+    yield Passage(context=before, scored=after, size=size, source=source)
+
+
+def _sources(path, windows, split: store.Split) -> list[int]:
+  """The number of each window's source."""
+  documents = windows_lib.documents_of(windows, split.sizes().tolist())
+  if documents is None:
+    raise errors.UserError(
+      f'{path} holds windows of other documents than {split.directory} does; '
+      'put back both as they were prepared'
+    )
+  return [int(split.sources[document]) for document in documents]
 
 
 def spread(windows: Sequence[Passage], count: int) -> list[Passage]:

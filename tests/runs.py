@@ -64,7 +64,8 @@ pipeline.iterate = _slowly
 def get_config():
   config = base.get_config()
   config.data.source = 'files'
-  config.data.path = {corpus!r}
+  config.data.path = {path!r}
+  config.data.sources = {sources!r}
   config.data.cleaning.rules = ()
   config.data.directory = {prepared!r}
   config.data.tokenizer = 'bytes'
@@ -103,12 +104,24 @@ class Launcher:
 
   @classmethod
   def write(
-    cls, folder: pathlib.Path, corpus: pathlib.Path, compiled: str
+    cls,
+    folder: pathlib.Path,
+    corpus: pathlib.Path,
+    compiled: str,
+    *,
+    sources: Sequence[tuple[str, float]] = (),
   ) -> 'Launcher':
-    """Writes the experiment's file into `folder`."""
+    """Writes the experiment's file into `folder`.
+
+    sources: what is mixed instead of reading `corpus`.
+    """
     experiment = folder / 'tiny.py'
     experiment.write_text(
-      _EXPERIMENT.format(corpus=str(corpus), prepared=str(folder / 'prepared'))
+      _EXPERIMENT.format(
+        path=None if sources else str(corpus),
+        sources=tuple(sources),
+        prepared=str(folder / 'prepared'),
+      )
     )
     return cls(experiment, compiled)
 

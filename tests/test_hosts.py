@@ -81,7 +81,11 @@ def _free_port() -> int:
 @pytest.fixture(scope='module')
 def launcher(tmp_path_factory, corpus, compilation_cache) -> runs.Launcher:
   folder = tmp_path_factory.mktemp('experiment')
-  launcher = runs.Launcher.write(folder, corpus, compilation_cache)
+  # A mixture: each source has figures of its own.
+  sources = ((f'{corpus}/[01]*.txt', 1.0), (f'{corpus}/[23]*.txt', 2.0))
+  launcher = runs.Launcher.write(
+    folder, corpus, compilation_cache, sources=sources
+  )
   # All but the first process compile everything in each run.
   launcher.environment['JAX_DISABLE_MOST_OPTIMIZATIONS'] = '1'
   return launcher
@@ -115,6 +119,10 @@ def _assert_same_batches(workdir: pathlib.Path, other: pathlib.Path):
         assert value == expected[name], (line, name)
       elif isinstance(value, float):
         assert value == pytest.approx(expected[name], rel=1e-3), (line, name)
+  for source, part in lines[-1]['by_source'].items():
+    expected = others[-1]['by_source'][source]
+    assert part == pytest.approx(expected, rel=1e-3), source
+    assert part['bits_per_byte'] > 0
 
 
 def test_one_process_reads_the_same_batches(launcher, two, tmp_path):
@@ -188,6 +196,7 @@ def test_a_mistake_ends_both_with_one_line(launcher, tmp_path):
     launcher,
     workdir,
     '--config.data.path=/no/such',
+    '--config.data.sources=()',
     f'--config.data.directory={tmp_path / "prepared"}',
   )
   (code, _, err), second = pair.finish()

@@ -207,7 +207,7 @@ def test_documents_count_their_end_and_all_their_bytes(setting, tmp_path):
     starts = np.arange(len(ids) + 1)
     document_3xL = np.stack([np.append(ids, tokenizer.EOS), starts, starts])
     writer.add(store.encode([document_3xL]))
-  writer.close(np.zeros(0))
+  writer.close(np.zeros(2))
   passages = list(scoring.documents(store.Split(tmp_path / 'split')))
   assert [p.scored[-1] for p in passages] == [tokenizer.EOS] * 2
   found = setting.score(passages)

@@ -163,6 +163,15 @@ class Split:
     joined = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=1)
     return joined[:, start - first * BLOCK : stop - first * BLOCK]
 
+  def sizes(self) -> np.ndarray:
+    """Bytes of text of each document; int64 [documents]."""
+    # Its last token is EOS, which starts at the text's end.
+    ends = [
+      self.read(document, int(n) - 1, int(n))[2, 0]
+      for document, n in enumerate(self.lengths)
+    ]
+    return np.array(ends, np.int64)
+
   def counts(self, vocab_size: int) -> np.ndarray:
     """How often each id occurs, EOS included; int64 [V]."""
     counts_V = np.load(self.directory / 'counts.npy')

@@ -119,7 +119,7 @@ def reasons(sources: dict[str, Any]) -> dict[str, int]:
 
 def excerpt(text: str) -> str:
   """The beginning of a text, on one line and without control characters."""
-  return _printable(' '.join(text[: 2 * EXCERPT].split())[:EXCERPT])
+  return printable(' '.join(text[: 2 * EXCERPT].split())[:EXCERPT])
 
 
 def describe(sources: dict[str, Any]) -> list[str]:
@@ -130,7 +130,7 @@ def describe(sources: dict[str, Any]) -> list[str]:
       names = counts['ignored']['examples']
       names = names + ['...'] * (number > len(names))
       line = f'  {name}, not read: {number:,} files of no known format '
-      lines.append(_printable(line + f'({", ".join(names)})'))
+      lines.append(printable(line + f'({", ".join(names)})'))
     lines.append(_amount(f'  {name}, read', counts['read']))
     lines.append(_amount(f'  {name}, kept', counts['kept']))
     for rule, documents in counts['changed'].items():
@@ -151,9 +151,9 @@ def _amount(label: str, amount: dict[str, Any]) -> str:
 def _example(example: dict[str, Any]) -> str:
   detail = f' ({example["detail"]})' if example.get('detail') else ''
   text = f': {example["text"]}' if example.get('text') else ''
-  return _printable(f'{example["name"]}{detail}{text}'[:120])
+  return printable(f'{example["name"]}{detail}{text}'[:120])
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
   """With U+FFFD for what a terminal might obey."""
   return ''.join(c if c.isprintable() else '\ufffd' for c in text)

@@ -1,7 +1,7 @@
 """Held-out windows of text: score the second half, given the first."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 WINDOW_BYTES = 1024
@@ -26,16 +26,12 @@ def cut(
     {'document', 'start' (byte), 'context', 'scored'} each, at most `count`;
     fewer when the text is short.
   """
-  whole = []
-  for document in documents:
-    data = document['text'].encode()
-    for start in range(0, len(data) - WINDOW_BYTES + 1, WINDOW_BYTES):
-      first, last = _align(data, start), _align(data, start + WINDOW_BYTES)
-      whole.append((document['name'], first, data[first:last]))
-  number = min(count, len(whole))
-  chosen = [whole[i * len(whole) // number] for i in range(number)]
+  texts = [(x['name'], x['text'].encode()) for x in documents]
   windows = []
-  for name, start, data in chosen:
+  for document, place in places([len(text) for _, text in texts], count):
+    name, text = texts[document]
+    start = _align(text, place)
+    data = text[start : _align(text, place + WINDOW_BYTES)]
     middle = _middle(data)
     windows.append(
       {
@@ -46,6 +42,48 @@ def cut(
       }
     )
   return windows
+
+
+def places(
+  sizes: Iterable[int], count: int = WINDOW_COUNT
+) -> list[tuple[int, int]]:
+  """Where `cut` takes its windows in documents of so many bytes.
+
+  sizes [2100 900 1024], count 2 -> (0, 0), (0, 1024)
+  sizes [2100 900 1024], count 3 -> (0, 0), (0, 1024), (2, 0)
+
+  Returns:
+    Of each, the number of its document and the byte at which it starts, or
+    within whose character.
+  """
+  whole = [
+    (document, start)
+    for document, size in enumerate(sizes)
+    for start in range(0, size - WINDOW_BYTES + 1, WINDOW_BYTES)
+  ]
+  number = min(count, len(whole))
+  return [whole[i * len(whole) // number] for i in range(number)]
+
+
+def documents_of(
+  found: Sequence[dict[str, Any]], sizes: Iterable[int]
+) -> list[int] | None:
+  """The number of each stored window's document: names may be there twice.
+
+  Args:
+    found: what `cut` has returned.
+    sizes: bytes of each of the documents.
+
+  Returns:
+    None where the windows are not of such documents.
+  """
+  cut_at = places(sizes)
+  # A character has at most four bytes.
+  fits = len(cut_at) == len(found) and all(
+    0 <= place - window['start'] < 4
+    for window, (_, place) in zip(found, cut_at, strict=True)
+  )
+  return [document for document, _ in cut_at] if fits else None
 
 
 def _align(data: bytes, place: int) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 import markupsafe
 
-from lm import errors, files, metrics, text_figures
+from lm import by_source, errors, files, metrics, text_figures
 from lm.report import curves, figures, meanings, template, values
 
 # A page without them would leave a reader asking; they get a dash if absent.
@@ -78,6 +78,7 @@ def render(workdir: pathlib.Path) -> str:
     tiles=_tiles(final, provenance),
     bars=markupsafe.Markup(_bars(final)),
     comparison=_comparison(final),
+    by_source=_by_source(final),
     curves=[markupsafe.Markup(curve) for curve in charts],
     curves_note=curves.note(lines),
     samples=samples,
@@ -274,6 +275,33 @@ def _comparison(final):
   )
 
 
+def _by_source(final):
+  """The figures of each source of a mixture, and of all of them."""
+  tables = []
+  if not isinstance(final.get(by_source.NAME), dict):
+    return tables
+  for table in by_source.tables(final):
+    errors_known = any(row.error is not None for row in table.rows)
+    headings = [table.figure.removeprefix('suffix_').replace('_', ' ')]
+    headings += ['standard error'] * errors_known
+    rows = []
+    for row in table.rows:
+      cells = [values.text('bits_per_byte', row.value)]
+      if errors_known:
+        cells.append(values.text('bits_per_byte', row.error))
+      amounts = (row.tokens, row.size, row.count)
+      cells += [values.text('', amount) for amount in amounts]
+      rows.append({'name': row.name, 'cells': cells})
+    tables.append(
+      {
+        'text': table.text,
+        'headings': [*headings, 'tokens', 'bytes', table.unit],
+        'rows': rows,
+      }
+    )
+  return tables
+
+
 def _samples_beside(final):
   """Figures of the samples and of the held-out text, where there are any."""
   rows = []
@@ -293,7 +321,9 @@ def _figure_rows(final):
     *(name for name in meanings.FIGURES if name not in _ALWAYS),
   ]
   known = [name for name in names if name in _ALWAYS or name in final]
-  others = [name for name in final if name not in meanings.FIGURES]
+  # Those of each source are in tables of their own.
+  aside = (*meanings.FIGURES, by_source.NAME)
+  others = [name for name in final if name not in aside]
   rows = []
   for name in [*known, *others]:
     unit, meaning = meanings.FIGURES.get(name, ('', ''))

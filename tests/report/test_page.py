@@ -209,6 +209,35 @@ def test_samples_stand_beside_the_held_out_text(make_run):
   assert 'class="beside"' not in _written(make_run([_train(1), without]))
 
 
+def test_each_source_of_a_mixture_stands_above_all_of_them(make_run):
+  def part(bits, *amounts):
+    names = ('tokens', 'bytes', 'documents')
+    return dict(zip(names, amounts, strict=True)) | {'bits_per_byte': bits}
+
+  sources = {HOSTILE: part(1.5, 3000, 9000, 7), '中文': part(2.5, 1, 2, 3)}
+  sources['c'] = {'tokens': 0, 'bytes': 0, 'documents': 0}
+  lines = [_train(1), {**FINAL, 'by_source': sources}]
+  text = _written(make_run(lines))
+  [table] = re.findall(r'<table class="beside sources">.*?</table>', text, re.S)
+  rows = re.findall(r'<tr><td>(.*?)</td>(.*?)</tr>', table)
+  found = {name: re.findall(r'>([^<>]+)<', cells) for name, cells in rows}
+  [hostile] = found.keys() - {'中文', 'c', 'all sources'}
+  assert hostile.startswith('&lt;script&gt;')
+  assert list(found.values()) == [
+    ['1.500', '3,000', '9,000', '7'],
+    ['2.500', '1', '2', '3'],
+    ['–', '0', '0', '0'],
+    ['1.523', '3,001', '9,002', '10'],
+  ]
+  # Nothing else on the page is another.
+  section = re.search(r'<section>\n<h2>By source.*?</section>\n\n', text, re.S)
+  without = _written(make_run([_train(1), FINAL]))
+  assert text.replace(section.group(), '') == without
+  assert 'By source' not in without.partition('<body>')[2]
+  lines[-1]['by_source'] = 'broken'
+  assert _written(make_run(lines)) == without
+
+
 def test_absent_figures_get_a_dash(make_run):
   final = {'step': 1, 'split': 'final', 'perplexity': None}
   text = _written(make_run([_train(1), final]))
