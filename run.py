@@ -116,10 +116,11 @@ def _evaluate(workdir: pathlib.Path):
 
 
 def _generate(workdir: pathlib.Path):
+  prompts = _prompts()
   generate.run(
     workdir,
     _overrides('generate', 'mesh'),
-    _prompts(),
+    prompts if _PROMPT.value is None else list(prompts),
     one_by_one=bool(sys.stdin) and sys.stdin.isatty(),
   )
 

@@ -14,6 +14,7 @@ import jax
 
 from lm import (
   config as config_lib,
+  decoding,
   flops,
   generate,
   hosts,
@@ -47,7 +48,6 @@ def run(config):
     lambda: prepare.prepare(config.data, report=print)
   )
   objective = objectives.make(config, prepared.tokenizer())
-  generate.check(config, objective)
   model = models.make(config, objective)
   program = program_lib.make(
     config, objective, model, sharding.make_mesh(config)
@@ -151,10 +151,14 @@ def _time_decoding(
     Nothing where the objective draws no text.
   """
   config = program.config
-  ways = [generate.WAYS[name] for name in program.objective.generates]
-  way = next((way for way in ways if way.draws), None)
-  if way is None:
+  drawn = [
+    generate.WAYS[name]
+    for name in program.objective.generates
+    if 'seed' in decoding.READS[name]
+  ]
+  if not drawn:
     return {}
+  way = drawn[0]
   completer = way.make(
     trained.Trained(
       config=config,
@@ -175,7 +179,10 @@ def _time_decoding(
     done = completer.batch(prompts, samples)
     tokens += size * max(one.tokens + (one.stop == 'end') for one in done)
   seconds = time.perf_counter() - began
-  return {'decode_tokens_per_second': tokens / seconds}
+  return {
+    'decode_tokens_per_second': tokens / seconds,
+    'decode_batch_size': size,
+  }
 
 
 def _describe(program: program_lib.Program) -> dict[str, Any]:
@@ -188,7 +195,6 @@ def _describe(program: program_lib.Program) -> dict[str, Any]:
     'parameters': sum(math.prod(x.shape) for x in params),
     'sequence_length': config.data.sequence_length,
     'batch_size': config.data.batch_size,
-    'decode_batch_size': config.generate.batch_size,
     'dtype': config.model.dtype,
   }
 

@@ -146,7 +146,8 @@ def _check_folder(workdir: pathlib.Path):
 
 
 def _show(config, data: _Data, workdir: pathlib.Path):
-  cfg = config_lib.resolve(config).show
+  # What other objectives read may be set; the config itself was judged.
+  cfg = config_lib.resolve(config, given=()).show
   variants, failures = _variants(config, data.coder)
   if not variants:
     raise failures[0][1]
@@ -197,7 +198,7 @@ def _variants(
       if architecture != config.model.architecture:
         one.model.num_encoder_layers = None
       try:
-        resolved = config_lib.resolve(one)
+        resolved = config_lib.resolve(one, given=())
         objective = objectives.make(resolved, coder)
         variants.append(_Variant(resolved, objective))
       except errors.UserError as error:

@@ -110,7 +110,6 @@ class _Run:
     self.prepared = program.find_prepared(self._prepare)
     self.coder = self.prepared.tokenizer()
     self.objective = objectives.make(self.config, self.coder)
-    generate.check(self.config, self.objective)
     self.model = models.make(self.config, self.objective)
     self.rows = self._make_rows()
     self.mesh = sharding.make_mesh(self.config)

@@ -24,7 +24,9 @@ MASKED = [
 
 @pytest.fixture
 def run(config):
-  return make_run(config, attention='bidirectional', generates=('masks',))
+  return make_run(
+    config, attention='bidirectional', generates=('masks', 'unmasking')
+  )
 
 
 def full_pass(run, ids):
