@@ -171,6 +171,12 @@ def _of_threads(config, value) -> str | None:
   )
 
 
+def _of_language(config, value) -> str | None:
+  if config.data.language is None:
+    return 'is not read without data.language; leave it out, or give that, too'
+  return _of_cleaning('language')(config, value)
+
+
 def _of_cleaning(*rules: str) -> Callable[[Any, Any], str | None]:
   """Of a field that these rules of cleaning read."""
 
@@ -192,9 +198,9 @@ def _of_cleaning(*rules: str) -> Callable[[Any, Any], str | None]:
     if any(rule in on for rule in rules):
       return None
     return (
-      f'is not read: of the rules of data.cleaning.rules, '
-      f'{", ".join(dict.fromkeys(on)) or "none"}, none is '
-      f'{" or ".join(rules)}; leave it out, or give that rule'
+      f'is not read: the rule {" or ".join(rules)} does not run, of those of '
+      f'cleaning {", ".join(dict.fromkeys(on)) or "none"}; leave it out, or '
+      'give the rule in data.cleaning.rules'
     )
 
   return why
@@ -217,4 +223,5 @@ _OF_DATA: dict[str, Callable[[Any, Any], str | None]] = {
     for rule, names in cleaning.FIELDS.items()
     for name in names
   },
+  'data.cleaning.language_share': _of_language,
 }

@@ -106,25 +106,25 @@ CASES = [
   ('data.prefetch', 3, {'data.threads': 0}, {}, 'with data.threads=0'),
   (
     *('data.language', 'zh', {'data.cleaning.rules': ('unicode',)}, {}),
-    'unicode, none is language or symbols; leave it out',
+    'the rule language or symbols does not run, .* unicode; leave it out',
   ),
   (
     *('data.cleaning.scrub', True, {'data.cleaning.rules': ()}, {}),
-    'none, none is scrub',
+    'the rule scrub does not run, of those of cleaning none; leave',
   ),
   (
     *('data.cleaning.min_words', 10, {}, FILES),
-    'unicode, none is length; .* give that rule',
+    'length does not run, .* unicode; .* give the rule in data.cleaning.ru',
   ),
   (
     *('data.cleaning.max_digits', 0.3, {}),
     {'data.cleaning.rules': ('unicode,symbols',)},
-    'none is symbols',
+    'symbols does not run',
   ),
   (
     *('data.cleaning.language_share', 0.3, FILES),
     {'data.language': 'en'},
-    'none is language; ',
+    'without data.language; ',
   ),
 ]
 
