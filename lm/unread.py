@@ -198,9 +198,9 @@ def _of_cleaning(*rules: str) -> Callable[[Any, Any], str | None]:
     if any(rule in on for rule in rules):
       return None
     return (
-      f'is not read: the rule {" or ".join(rules)} does not run, of those of '
-      f'cleaning {", ".join(dict.fromkeys(on)) or "none"}; leave it out, or '
-      'give the rule in data.cleaning.rules'
+      f'is not read: the rule {" or ".join(rules)} does not run (rules of '
+      f'cleaning that do: {", ".join(dict.fromkeys(on)) or "none"}); leave it '
+      'out, or give the rule in data.cleaning.rules'
     )
 
   return why

@@ -106,15 +106,15 @@ CASES = [
   ('data.prefetch', 3, {'data.threads': 0}, {}, 'with data.threads=0'),
   (
     *('data.language', 'zh', {'data.cleaning.rules': ('unicode',)}, {}),
-    'the rule language or symbols does not run, .* unicode; leave it out',
+    r'the rule language or symbols does not run .* unicode\); leave it out',
   ),
   (
     *('data.cleaning.scrub', True, {'data.cleaning.rules': ()}, {}),
-    'the rule scrub does not run, of those of cleaning none; leave',
+    r'the rule scrub does not run \(rules of cleaning that do: none\); leave',
   ),
   (
     *('data.cleaning.min_words', 10, {}, FILES),
-    'length does not run, .* unicode; .* give the rule in data.cleaning.ru',
+    r'length does not run .* unicode\); .* give the rule in data.cleaning.',
   ),
   (
     *('data.cleaning.max_digits', 0.3, {}),
