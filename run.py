@@ -98,7 +98,13 @@ _PROCESS_ID = flags.DEFINE_integer(
 
 
 def _train(workdir: pathlib.Path):
-  train.run(_CONFIG.value, workdir, _command(), process_began=_BEGAN)
+  train.run(
+    _CONFIG.value,
+    workdir,
+    _command(),
+    given=_given(),
+    process_began=_BEGAN,
+  )
 
 
 def _evaluate(workdir: pathlib.Path):
@@ -116,10 +122,11 @@ def _evaluate(workdir: pathlib.Path):
 
 
 def _generate(workdir: pathlib.Path):
+  prompts = _prompts()
   generate.run(
     workdir,
     _overrides('generate', 'mesh'),
-    _prompts(),
+    prompts if _PROMPT.value is None else list(prompts),
     one_by_one=bool(sys.stdin) and sys.stdin.isatty(),
   )
 
@@ -153,7 +160,7 @@ def _show(workdir: pathlib.Path):
   is_run = (workdir / 'config.json').exists()
   if _CONFIG_GIVEN or not (is_run or _WORKDIR.value):
     with stopping.on_sigterm(_command()):
-      show.of_config(_CONFIG.value, workdir)
+      show.of_config(_CONFIG.value, workdir, given=_given())
     return
   if not is_run:
     raise errors.UserError(
@@ -167,7 +174,7 @@ def _show(workdir: pathlib.Path):
 
 def _prepare(workdir: pathlib.Path):
   del workdir
-  config = config_lib.resolve(_CONFIG.value)
+  config = config_lib.resolve(_CONFIG.value, given=_given())
   if hosts.is_first():
     with stopping.on_sigterm(_command()):
       prepared = prepare.prepare(config.data, report=print)
@@ -176,7 +183,7 @@ def _prepare(workdir: pathlib.Path):
 
 def _benchmark(workdir: pathlib.Path):
   del workdir
-  benchmark.run(_CONFIG.value)
+  benchmark.run(_CONFIG.value, given=_given())
 
 
 MODES = {
@@ -318,7 +325,7 @@ def _config_file() -> str:
 
 def _overrides(*names: str, mend: str = '') -> dict[str, object]:
   """Fields given as flags; only those, or of those sections, that are named."""
-  overrides = flags.FLAGS['config'].override_values
+  overrides = _given()
   for field in overrides:
     if field not in names and field.split('.')[0] not in names:
       allowed = ', '.join(
@@ -330,6 +337,11 @@ def _overrides(*names: str, mend: str = '') -> dict[str, object]:
         f'reads the config of the run folder; only {allowed} can{mend}'
       )
   return overrides
+
+
+def _given() -> dict[str, object]:
+  """'section.field' of each flag --config.section.field, and its value."""
+  return flags.FLAGS['config'].override_values
 
 
 def _command() -> str:

@@ -348,35 +348,48 @@ def _evaluate() -> config_dict.ConfigDict:
 
 
 def _generate() -> config_dict.ConfigDict:
-  """How text is drawn."""
+  """How text is drawn.
+
+  All but `samples` are None where what the objective generates does not read
+  them, else by default as in DEFAULTS of lm/decoding.py, where READS has who
+  reads what and SWITCHES what else it depends on.
+  """
   generate = config_dict.ConfigDict()
-  generate.max_tokens = 128
-  # 0: greedy.
-  generate.temperature = 0.8
-  # Keep the k likeliest tokens; 0: all.
-  generate.top_k = 0
-  # Keep the likeliest tokens that hold this much probability; 1: all.
-  generate.top_p = 0.95
-  # Keep tokens at least this share as likely as the likeliest; 0: all.
-  generate.min_p = 0.0
-  # Divides the logits of tokens in the prompt or the continuation; 1: none.
-  generate.repetition_penalty = 1.0
-  # More than 1: search so wide for the likeliest text; needs temperature 0.
-  generate.beams = 1
-  # Of beam search, alpha of Wu et al. 2016; larger: longer text.
-  generate.length_penalty = 0.6
-  generate.seed = 0
-  generate.samples_per_prompt = 1
-  # Continuations decoded together; each has `beams` rows of its own.
-  generate.batch_size = 8
+  # Not of masks. At most so many, 128.
+  generate.max_tokens = placeholder(int)
+  # Of what is drawn, without beams; not of masks. 0: greedy; 0.8.
+  generate.temperature = placeholder(float)
+  # These three are of draws at a temperature above 0. Keep the k likeliest
+  # tokens; 0: all, by default.
+  generate.top_k = placeholder(int)
+  # Keep the likeliest tokens that hold this much probability; 1: all; 0.95.
+  generate.top_p = placeholder(float)
+  # Keep tokens at least this share as likely as the likeliest; 0: all, by
+  # default.
+  generate.min_p = placeholder(float)
+  # Divides the logits of tokens in the prompt or the continuation; not of
+  # masks. 1: none, by default.
+  generate.repetition_penalty = placeholder(float)
+  # From left to right alone. More than 1: search so wide for the likeliest
+  # text, in place of drawing; 1.
+  generate.beams = placeholder(int)
+  # Of beam search, alpha of Wu et al. 2016; larger: longer text; 0.6.
+  generate.length_penalty = placeholder(float)
+  # Of whatever is drawn; 0.
+  generate.seed = placeholder(int)
+  # Where samples can differ; 1.
+  generate.samples_per_prompt = placeholder(int)
+  # Continuations decoded together; each has `beams` rows of its own; 8.
+  generate.batch_size = placeholder(int)
   # Held-out documents that are continued, or filled, when training ends.
   generate.samples = 8
-  # For each [MASK] in a prompt, the likeliest pieces that are told; 0: none.
-  generate.candidates = 5
+  # For each [MASK] in a prompt, the likeliest pieces that are told; 0: none; 5.
+  generate.candidates = placeholder(int)
   # Of unmasking: forward passes over all masks; None: one a mask.
   generate.steps = placeholder(int)
-  # Of unmasking: which masks a step fills, confidence (the surest), random.
-  generate.order = 'confidence'
+  # Of unmasking in more than one step: which masks a step fills, confidence
+  # (the surest, by default), random.
+  generate.order = placeholder(str)
   return generate
 
 
@@ -417,5 +430,4 @@ def shrink(config):
   config.evaluate.batches = 2
   config.evaluate.windows = 20
   config.evaluate.baselines = False
-  config.generate.max_tokens = 16
   config.generate.samples = 2

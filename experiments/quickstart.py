@@ -40,7 +40,6 @@ def get_config(variant: str = ''):
     config.train.log_every = 10
     config.train.evaluate_every = 50
     config.train.checkpoint_every = 50
-    config.generate.max_tokens = 32
     config.generate.samples = 2
   elif variant:
     raise errors.UserError(

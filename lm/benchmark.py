@@ -8,12 +8,14 @@ import json
 import math
 import statistics
 import time
+from collections.abc import Collection
 from typing import Any
 
 import jax
 
 from lm import (
   config as config_lib,
+  decoding,
   flops,
   generate,
   hosts,
@@ -33,21 +35,23 @@ _PIPELINE_SECONDS = 2.0
 _TIMED_GENERATIONS = 2
 
 
-def run(config):
+def run(config, *, given: Collection[str] | None = None):
   """Prints the figures for people; the last line on stdout is JSON.
+
+  Args:
+    given: see `config.resolve`.
 
   Raises:
     UserError: a mistake in the config or the data.
   """
   # What is compiled here is compiled anew, also when it has been before.
   jax.config.update('jax_enable_compilation_cache', False)
-  config = config_lib.resolve(config)
+  config = config_lib.resolve(config, given=given)
   config_lib.check_training(config)
   prepared = program_lib.find_prepared(
     lambda: prepare.prepare(config.data, report=print)
   )
   objective = objectives.make(config, prepared.tokenizer())
-  generate.check(config, objective)
   mesh = sharding.make_mesh(config)
   model = models.make(config, objective, mesh)
   program = program_lib.make(config, objective, model, mesh)
@@ -150,10 +154,14 @@ def _time_decoding(
     Nothing where the objective draws no text.
   """
   config = program.config
-  ways = [generate.WAYS[name] for name in program.objective.generates]
-  way = next((way for way in ways if way.draws), None)
-  if way is None:
+  drawn = [
+    generate.WAYS[name]
+    for name in program.objective.generates
+    if 'seed' in decoding.READS[name]
+  ]
+  if not drawn:
     return {}
+  way = drawn[0]
   completer = way.make(
     trained.Trained(
       config=config,
@@ -174,7 +182,10 @@ def _time_decoding(
     done = completer.batch(prompts, samples)
     tokens += size * max(one.tokens + (one.stop == 'end') for one in done)
   seconds = time.perf_counter() - began
-  return {'decode_tokens_per_second': tokens / seconds}
+  return {
+    'decode_tokens_per_second': tokens / seconds,
+    'decode_batch_size': size,
+  }
 
 
 def _describe(program: program_lib.Program) -> dict[str, Any]:
@@ -187,7 +198,6 @@ def _describe(program: program_lib.Program) -> dict[str, Any]:
     'parameters': sum(math.prod(x.shape) for x in params),
     'sequence_length': config.data.sequence_length,
     'batch_size': config.data.batch_size,
-    'decode_batch_size': config.generate.batch_size,
     'dtype': config.model.dtype,
   }
 

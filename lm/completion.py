@@ -70,8 +70,8 @@ class Completer(abc.ABC):
 
   @property
   def samples_per_prompt(self) -> int:
-    """Completions of each prompt."""
-    return self._settings.samples_per_prompt
+    """Completions of each prompt; one where all would be the same."""
+    return self._settings.samples_per_prompt or 1
 
   @abc.abstractmethod
   def encode(self, prompt: str) -> Any:

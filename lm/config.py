@@ -3,7 +3,7 @@
 import json
 import pathlib
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ import ml_collections
 from experiments import base
 from lm import (
   budget,
+  decoding,
   errors,
   fields,
   files,
@@ -20,6 +21,7 @@ from lm import (
   optimizer,
   queries,
   sharding,
+  unread,
 )
 from lm.data import sources, tokenizer
 from lm.models import blocks
@@ -96,7 +98,10 @@ _DEFAULTS: dict[str, Callable[[Any], Any]] = {
 
 
 def resolve(
-  config: ml_collections.ConfigDict, stored: Mapping[str, Any] | None = None
+  config: ml_collections.ConfigDict,
+  stored: Mapping[str, Any] | None = None,
+  *,
+  given: Collection[str] | None = None,
 ) -> ml_collections.FrozenConfigDict:
   """Fills in the defaults that depend on other fields, and checks everything.
 
@@ -106,6 +111,10 @@ def resolve(
     config: of `experiments/base.py`, with overrides.
     stored: the nested dict of a run that is to be continued. Fields left at
       None take its values; other differences must be allowed ones.
+    given: 'section.field' of those that the user sets for this run alone: of
+      these each must be read. What else `config` holds, of an experiment's file
+      or of a finished run, may be for other values of these. None: all that do
+      not have their defaults.
 
   Raises:
     UserError: names the field, its value, what is allowed and the mend.
@@ -124,9 +133,23 @@ def resolve(
   # In place of several budgets, the one number that they come to.
   config.train.steps = budget.steps(config)
   fields.check_resolved(config, resolved_later=_DEFAULTS)
+  _check_read(config, old, given)
   if stored:
     _check_unchanged(config, old)
   return ml_collections.FrozenConfigDict(config)
+
+
+def _check_read(config, old: Mapping[str, Any], given: Collection[str] | None):
+  """Fills in `generate`, and refuses what was set and is not read."""
+  decoding.settle(config, objectives.make(config).generates, given)
+  values = flatten(config.to_dict())
+  if given is None:
+    defaults = flatten(base.get_config().to_dict())
+    given = [field for field in values if values[field] != defaults.get(field)]
+  # What a run has that goes on was not refused when it began.
+  kept = [field for field in given if field in old]
+  kept = {field for field in kept if values.get(field) == old[field]}
+  unread.check(config, set(given) - kept)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:

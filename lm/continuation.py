@@ -143,8 +143,8 @@ class Generator(completion.Completer):
 
   def _decode_draws(self, batch, names_Bx2, rows, on_text):
     """A token of each row at a time, until all have ended."""
-    # As a Python int it would have to fit an int32.
-    seed = np.uint32(self._settings.seed)
+    # As a Python int it would have to fit an int32. None: nothing is drawn.
+    seed = np.uint32(self._settings.seed or 0)
     ids_B, state = self._start(self._params, batch, seed, names_Bx2)
     while True:
       # Dispatched before the ids are read: the device does not wait for us.

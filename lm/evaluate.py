@@ -14,12 +14,23 @@ from lm import (
   scorers,
   scoring,
   trained,
+  unread,
 )
 from lm.data import store
 
+# The others are for while a run trains.
+_READS = (
+  *('evaluate.batch_size', 'evaluate.windows', 'evaluate.bound_samples'),
+)
+
 
 def run(workdir: pathlib.Path, overrides: Mapping[str, Any]):
-  """Prints the figures of a run folder; the last line is JSON."""
+  """Prints the figures of a run folder; the last line is JSON.
+
+  Raises:
+    UserError: no run, or an override that is not read.
+  """
+  unread.check_overrides(overrides, _READS, '--mode=evaluate')
   run = trained.load(workdir, overrides)
   config_lib.check_scoring(run.config)
   folder = workdir / 'held_out'

@@ -8,7 +8,15 @@ import os
 from collections.abc import Collection
 from typing import Any
 
-from lm import budget, errors, models, objectives, optimizer, unmasking
+from lm import (
+  budget,
+  decoding,
+  errors,
+  models,
+  objectives,
+  optimizer,
+  unmasking,
+)
 from lm.data import (
   cleaning,
   documents,
@@ -63,10 +71,13 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 # Choices that may be left at None: made where what they depend on is known.
-_OPEN_CHOICES = ('model.attention', 'model.architecture')
+_OPEN_CHOICES = ('model.attention', 'model.architecture', 'generate.order')
 
 # Fields for which None is an answer: no limit, or as many as there are.
-_MAY_BE_NONE = (*budget.FIELDS, 'data.processes', 'generate.steps')
+_MAY_BE_NONE = (
+  *(*budget.FIELDS, 'data.processes'),
+  *(f'generate.{name}' for name in decoding.DEFAULTS),
+)
 
 # Field -> (least, most) value; finite, where most is None.
 _BOUNDS: dict[str, tuple[float, float | None]] = {
@@ -188,7 +199,6 @@ def check_resolved(config, *, resolved_later: Collection[str]):
   _check_architecture(config)
   _check_objective(config)
   _check_shapes(config)
-  _check_generate(config)
 
 
 def get(config, field: str) -> Any:
@@ -424,14 +434,4 @@ def _check_shapes(config):
       f'optimizer.decay_fraction={cfg.decay_fraction} of '
       f'optimizer.schedule_steps={cfg.schedule_steps} does not fit behind '
       f'optimizer.warmup_steps={cfg.warmup_steps}; lower one'
-    )
-
-
-def _check_generate(config):
-  cfg = config.generate
-  if cfg.beams > 1 and cfg.temperature != 0:
-    raise errors.UserError(
-      f'generate.beams={cfg.beams} searches and draws nothing, but '
-      f'generate.temperature={cfg.temperature}; give '
-      '--config.generate.temperature=0 with it, or --config.generate.beams=1'
     )

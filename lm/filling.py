@@ -269,8 +269,8 @@ class Unmasking(completion.Completer):
     names_Bx2 = completion.draw_names(
       [masked.example for masked in group], samples, size
     )
-    # As a Python int it would have to fit an int32.
-    seed = np.uint32(self._settings.seed)
+    # As a Python int it would have to fit an int32. None: nothing is drawn.
+    seed = np.uint32(self._settings.seed or 0)
     for count_B in schedule_SxB:
       tokens_BxL, masked_BxP = self._step(
         self._params,

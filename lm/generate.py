@@ -25,19 +25,15 @@ class Way:
   """Of what an objective can generate, see `Objective.generates`.
 
   make: of a run. marks: of prompts that it takes, see `prompts.mark`. does:
-  what an objective with it does. example: a prompt for it. left_to_right: it
-  can search with beams. draws: samples of a prompt can differ. ordered: places
-  are filled in `generate.order`. continues: a prompt without marks is the
-  beginning of the text.
+  what an objective with it does. example: a prompt for it. continues: a prompt
+  without marks is the beginning of the text. What it reads of the config's
+  section `generate` is in READS of `decoding.py`.
   """
 
   make: Callable[[trained.Trained], completion.Completer]
   marks: tuple[str, ...]
   does: str
   example: str
-  left_to_right: bool
-  draws: bool = True
-  ordered: bool = False
   continues: bool = False
 
 
@@ -47,7 +43,6 @@ WAYS = {
     marks=('',),
     does='goes on from text without marks',
     example='The state of the Union is',
-    left_to_right=True,
     continues=True,
   ),
   'target': Way(
@@ -55,30 +50,24 @@ WAYS = {
     marks=('',),
     does='turns a source text without marks into its target',
     example='A source text.',
-    left_to_right=True,
   ),
   'spans': Way(
     sentinels.Spans,
     marks=(prompts_lib.SENTINEL,),
     does=f'fills {prompts_lib.SENTINEL}, <extra_id_1>, ... in a text',
     example='Thank you <extra_id_0> me to your party <extra_id_1> week.',
-    left_to_right=True,
   ),
   'masks': Way(
     filling.Masks,
     marks=(prompts_lib.MASK,),
     does=f'fills each {prompts_lib.MASK} in a text',
     example='The capital of France is [MASK].',
-    left_to_right=False,
-    draws=False,
   ),
   'unmasking': Way(
     filling.Unmasking,
     marks=('', prompts_lib.MASK),
     does=f'goes on from a text, or fills each {prompts_lib.MASK} in it',
     example='The capital of France is [MASK].',
-    left_to_right=False,
-    ordered=True,
     continues=True,
   ),
 }
@@ -95,6 +84,13 @@ class Completers:
     if way not in self._made:
       self._made[way] = WAYS[way].make(self._run)
     return self._made[way]
+
+  @property
+  def prompts_at_once(self) -> int:
+    """As many as fill `generate.batch_size` with their samples; at least 1."""
+    cfg = self._run.config.generate
+    # None: the objective generates nothing, or all samples would be the same.
+    return max(1, (cfg.batch_size or 1) // (cfg.samples_per_prompt or 1))
 
   def way(self, prompt: str) -> str:
     """The way that a prompt asks for, by its marks.
@@ -113,44 +109,10 @@ class Completers:
     )
 
 
-def check(config, objective: objectives_base.Objective):
-  """Raises UserError where `generate.*` does not fit the objective."""
-  ways = [WAYS[name] for name in objective.generates]
-  cfg = config.generate
-  if not ways:
-    return
-  if cfg.beams > 1 and not any(way.left_to_right for way in ways):
-    raise errors.UserError(
-      f'generate.beams={cfg.beams} searches from left to right, but '
-      f'{_does(config, objective)}; give --config.generate.beams=1'
-    )
-  if cfg.samples_per_prompt > 1 and not any(way.draws for way in ways):
-    raise errors.UserError(
-      f'generate.samples_per_prompt={cfg.samples_per_prompt}, but '
-      f'{_does(config, objective)}, always the same; give '
-      '--config.generate.samples_per_prompt=1'
-    )
-  if cfg.samples_per_prompt > 1 and not any(_varies(way, cfg) for way in ways):
-    how = 'the likeliest text' if cfg.beams > 1 else 'the likeliest tokens'
-    raise errors.UserError(
-      f'generate.samples_per_prompt={cfg.samples_per_prompt}, but '
-      f'generate.temperature=0 gives {how}, always the same; give a higher '
-      'temperature or --config.generate.samples_per_prompt=1'
-    )
-
-
 def example(objective: objectives_base.Objective) -> str | None:
   """A prompt that the objective takes; None where it generates nothing."""
   ways = objective.generates
   return WAYS[ways[0]].example if ways else None
-
-
-def _varies(way: Way, cfg) -> bool:
-  """Whether samples of a prompt differ at this temperature."""
-  if cfg.temperature:
-    return way.draws
-  # The likeliest of a place depends on the places that were filled before.
-  return way.ordered and cfg.order == 'random' and cfg.steps != 1
 
 
 def _does(config, objective: objectives_base.Objective) -> str:
@@ -179,17 +141,16 @@ def run(
   each stands under a line that names it. Notes go to stderr.
 
   Args:
+    overrides: 'section.field' -> value, over the folder's config.
+    prompts: where they are a sequence, what is given for others is refused.
     one_by_one: answers a prompt before it reads the next, as a person at a
       terminal expects; else as many as fill `generate.batch_size` are read and
       decoded together.
   """
+  _check_reads(overrides, prompts)
   loaded = trained.load(workdir, overrides)
-  check(loaded.config, loaded.objective)
-  cfg = loaded.config.generate
   completers = Completers(loaded)
-  at_once = (
-    1 if one_by_one else max(1, cfg.batch_size // cfg.samples_per_prompt)
-  )
+  at_once = 1 if one_by_one else completers.prompts_at_once
   prompts, before = iter(prompts), 0
   while group := hosts.decide(lambda: list(itertools.islice(prompts, at_once))):
     # All of them before the first is printed: one may be a mistake.
@@ -199,6 +160,38 @@ def run(
       part = [group[place] for place in same]
       _complete(completers[way], part, before)
       before += len(part)
+
+
+def _check_reads(
+  overrides: Mapping[str, Any], prompts: Iterable[str] | Sequence[str]
+):
+  """Raises UserError for what no way reads, whatever the run, of the prompts.
+
+  Those that come one after the other are not known beforehand.
+  """
+  if 'generate.samples' in overrides:
+    raise errors.UserError(
+      f'generate.samples={overrides["generate.samples"]} is read when training '
+      'ends, not by --mode=generate; leave it out, or for several texts of a '
+      'prompt give --config.generate.samples_per_prompt'
+    )
+  if not isinstance(prompts, Sequence):
+    return
+  masked = [prompts_lib.mark(prompt) == prompts_lib.MASK for prompt in prompts]
+  for name, of_masks, what in _OF_PROMPTS:
+    field = f'generate.{name}'
+    if field in overrides and of_masks not in masked:
+      raise errors.UserError(
+        f'{field}={overrides[field]} is not read: it says {what}, and --prompt '
+        f'has {"none" if of_masks else "such marks"}; leave it out'
+      )
+
+
+# Field that is read of some prompts, whether those have masks, what it says.
+_OF_PROMPTS = (
+  ('candidates', True, f'what is told of each {prompts_lib.MASK}'),
+  ('max_tokens', False, f'where text without {prompts_lib.MASK} ends'),
+)
 
 
 def _complete(

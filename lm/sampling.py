@@ -115,11 +115,13 @@ def sample(
   keys_B: jax.Array,
   *,
   temperature: float,
-  top_k: int,
-  top_p: float,
-  min_p: float,
+  top_k: int | None,
+  top_p: float | None,
+  min_p: float | None,
 ) -> jax.Array:
   """Draws an id a row of its `candidates`; at temperature 0 the likeliest.
+
+  The filters are not read then.
 
   Returns:
     int32 [B].

@@ -6,7 +6,7 @@ The examples and rows are those of the input pipeline itself.
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -79,16 +79,19 @@ class _Made:
   summary: views.Summary
 
 
-def of_config(config, workdir: pathlib.Path):
+def of_config(
+  config, workdir: pathlib.Path, *, given: Collection[str] | None = None
+):
   """Shows the training documents of a config, which are prepared if needed.
 
   Args:
     config: of `experiments/`, with overrides, not yet resolved.
+    given: see `config.resolve`.
 
   Raises:
     UserError: a mistake in the config or the data.
   """
-  resolved = config_lib.resolve(config)
+  resolved = config_lib.resolve(config, given=given)
   _check_folder(workdir)
   prepared = prepare.prepare(resolved.data, report=print)
   data = _Data(
@@ -146,7 +149,8 @@ def _check_folder(workdir: pathlib.Path):
 
 
 def _show(config, data: _Data, workdir: pathlib.Path):
-  cfg = config_lib.resolve(config).show
+  # What other objectives read may be set; the config itself was judged.
+  cfg = config_lib.resolve(config, given=()).show
   variants, failures = _variants(config, data.coder)
   if not variants:
     raise failures[0][1]
@@ -197,7 +201,7 @@ def _variants(
       if architecture != config.model.architecture:
         one.model.num_encoder_layers = None
       try:
-        resolved = config_lib.resolve(one)
+        resolved = config_lib.resolve(one, given=())
         objective = objectives.make(resolved, coder)
         variants.append(_Variant(resolved, objective))
       except errors.UserError as error:

@@ -38,12 +38,15 @@ from lm import (
   queries,
   scoring,
   trained,
+  unread,
 )
 from lm.data import sources, streams, tokenizer
 
 STDIN = '-'
 # What to read, and how.
 FIELDS = ('data.path', 'data.text_column', 'data.encoding', 'data.errors')
+# What is read besides: text by text, and each token exactly.
+_READS = ('evaluate.batch_size',)
 _WHOLE = 2**31 - 1  # bytes: no document is cut
 
 
@@ -57,6 +60,9 @@ def run(workdir: pathlib.Path, overrides: Mapping[str, Any]):
   Raises:
     UserError: no run, or no text, or text in another encoding.
   """
+  unread.check_overrides(
+    overrides, _READS, '--mode=evaluate with --config.data.path'
+  )
   config_lib.load(workdir)  # A mistake in it comes before any in the text.
   path = overrides['data.path']
   size, found = _open(overrides)

@@ -9,7 +9,7 @@ import pathlib
 import shutil
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
@@ -52,6 +52,7 @@ def run(
   workdir: pathlib.Path,
   command: str,
   *,
+  given: Collection[str] | None = None,
   process_began: float | None = None,
 ):
   """Trains, or goes on training, in a run folder until the budget is met.
@@ -59,6 +60,7 @@ def run(
   Args:
     config: a ConfigDict of `experiments/`, with overrides, not yet resolved.
     command: how to start this run again, for messages and provenance.
+    given: see `config.resolve`.
     process_began: when the process did, by `time.monotonic`; None: now.
 
   Raises:
@@ -68,7 +70,7 @@ def run(
   if process_began is None:
     process_began = time.monotonic()
   with run_folder.locked(workdir), stopping.on_sigterm(command):
-    _Run(config, workdir, command, process_began).go()
+    _Run(config, workdir, command, given, process_began).go()
 
 
 @dataclasses.dataclass
@@ -86,9 +88,14 @@ class _Run:
   """One start of a run; the attributes are what its phases share."""
 
   def __init__(
-    self, config, workdir: pathlib.Path, command: str, process_began: float
+    self,
+    config,
+    workdir: pathlib.Path,
+    command: str,
+    flags: Collection[str] | None,
+    process_began: float,
   ):
-    self.workdir, self.command = workdir, command
+    self.workdir, self.command, self.flags = workdir, command, flags
     self.process_began = process_began
     # Of this start: None before its first step, empty once it has been logged.
     self.first_step: dict[str, float] | None = None
@@ -100,7 +107,7 @@ class _Run:
 
   def _resolve(self, config):
     self.given = config
-    self.config = config_lib.resolve(config, self.stored)
+    self.config = config_lib.resolve(config, self.stored, given=self.flags)
     self.steps = self.config.train.steps
 
   def go(self):
@@ -110,7 +117,6 @@ class _Run:
     self.prepared = program.find_prepared(self._prepare)
     self.coder = self.prepared.tokenizer()
     self.objective = objectives.make(self.config, self.coder)
-    generate.check(self.config, self.objective)
     self.mesh = sharding.make_mesh(self.config)
     self.model = models.make(self.config, self.objective, self.mesh)
     self.rows = self._make_rows()

@@ -56,7 +56,7 @@ def load(workdir: pathlib.Path, overrides: Mapping[str, Any]) -> Trained:
   for field, value in overrides.items():
     section, name = field.split('.')
     config[section][name] = value
-  config = config_lib.resolve(config)
+  config = config_lib.resolve(config, given=overrides)
   # Here: a checkpoint that does not fit the mesh looks like a damaged one.
   config_lib.check_model(config)
   objective = objectives.make(config, coder)

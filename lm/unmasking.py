@@ -75,6 +75,8 @@ def make_step(model: base.Model, allowed_V: jax.Array, settings):
     allowed_V: bool, ids that masks may become.
     settings: the section `generate` of a config.
   """
+  # One step fills all, in no order.
+  order = _no_order if settings.order is None else ORDERS[settings.order]
   draw = functools.partial(
     sampling.sample,
     temperature=settings.temperature,
@@ -104,7 +106,7 @@ def make_step(model: base.Model, allowed_V: jax.Array, settings):
       keys_B = _fold(_fold(key, names_Bx2[:, 0]), names_Bx2[:, 1])
       return jax.vmap(_fold)(keys_B, place_Bxn)
 
-    score_BxP = ORDERS[settings.order](
+    score_BxP = order(
       read, keys, hidden_BxPxD, batch.predict_BxP, len(allowed_V)
     )
     score_BxP = jnp.where(masked_BxP, score_BxP, -jnp.inf)
@@ -146,6 +148,12 @@ def _random(read, keys, hidden_BxPxD, place_BxP, V):
   """The same at each step: an order of the places."""
   del read, hidden_BxPxD, V
   return jax.vmap(jax.vmap(jax.random.uniform))(keys('order', place_BxP))
+
+
+def _no_order(read, keys, hidden_BxPxD, place_BxP, V):
+  """All alike."""
+  del read, keys, hidden_BxPxD, V
+  return jnp.zeros(place_BxP.shape)
 
 
 # generate.order -> a score of each mask; the highest are filled first.

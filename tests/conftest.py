@@ -91,7 +91,6 @@ def config(corpus, tmp_path_factory):
   config.evaluate.batches = 2
   config.evaluate.batch_size = 16
   config.evaluate.baselines = False
-  config.generate.max_tokens = 8
   config.generate.samples = 1
   return config
 

@@ -48,7 +48,8 @@ def make_run(config):
   """A run of an untrained model with the objective of a scorer."""
 
   def make(name, kind='bytes'):
-    resolved = config_lib.resolve(config)
+    # Its own objective has another scorer.
+    resolved = config_lib.resolve(config, given=())
     scorer = 'bound' if name == 'none' else name
     capacity = types.Size(tokens=resolved.data.sequence_length)
     objective = make_objective(scorer, capacity, scorer=name)

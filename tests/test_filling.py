@@ -24,7 +24,9 @@ MASKED = [
 
 @pytest.fixture
 def run(config):
-  return make_run(config, attention='bidirectional', generates=('masks',))
+  return make_run(
+    config, attention='bidirectional', generates=('masks', 'unmasking')
+  )
 
 
 def full_pass(run, ids):
@@ -210,6 +212,13 @@ def test_unmasking_compiles_once_for_prompts_of_any_length(run):
   for prompt in ('', 'abc', 'a' * 25):
     unmasker([prompt])
   assert unmasker._step._cache_size() == 1
+
+
+def test_one_greedy_step_fills_each_mask_as_if_alone(run):
+  run = with_settings(run, temperature=0.0, steps=1, candidates=1)
+  assert run.config.generate.order is None
+  found = filling.Unmasking(run)(MASKED)
+  assert [x.ids for x in found] == [x.ids for x in filling.Masks(run)(MASKED)]
 
 
 def test_text_goes_on_to_max_tokens_or_to_the_end_of_the_context(run):

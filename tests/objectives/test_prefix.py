@@ -75,7 +75,8 @@ def test_splits_are_uniform_and_leave_a_token():
 def test_every_chunk_fits_a_row_and_its_size_is_told(
   config, architecture, split
 ):
-  objective = make(config, architecture=architecture, split=split, share=0.75)
+  share = {'share': 0.75} if split == 'fixed' else {}
+  objective = make(config, architecture=architecture, split=split, **share)
   capacity = objective.capacity
   assert capacity.positions == config.data.sequence_length
   for n in range(1, objective.raw_length + 1):

@@ -21,7 +21,8 @@ def make(config, architecture, **fields):
   config.data.target_column = 'target'
   config.model.architecture = architecture
   config.objective.sequence.update(fields)
-  return objectives.make(config_lib.resolve(config))
+  # Also with fields that one architecture alone reads.
+  return objectives.make(config_lib.resolve(config, given=()))
 
 
 def record(ids):
