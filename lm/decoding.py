@@ -88,6 +88,21 @@ _FILTERS = ('top_k', 'top_p', 'min_p')
 _RANDOM = ('seed', 'samples_per_prompt')
 _WARMER = 'give a higher temperature'
 
+
+def _likeliest(by: str, value: float, *, mend: str) -> Switch:
+  """Draws that are none, unless the places themselves are drawn.
+
+  The likeliest of a place depends on the places that were filled before.
+  """
+  return Switch(
+    by,
+    lambda cfg: cfg[by] == value and _fixed(cfg),
+    _RANDOM,
+    does='which takes the likeliest tokens, always the same',
+    mend=mend,
+  )
+
+
 # Of several that are on, the first is told.
 SWITCHES = (
   Switch(
@@ -118,28 +133,9 @@ SWITCHES = (
     does='which fills all masks at once',
     mend='give more steps',
   ),
-  # The likeliest of a place depends on the places that were filled before.
-  Switch(
-    'temperature',
-    lambda cfg: cfg.temperature == 0 and _fixed(cfg),
-    _RANDOM,
-    does='which takes the likeliest tokens, always the same',
-    mend=_WARMER,
-  ),
-  Switch(
-    'top_k',
-    lambda cfg: cfg.top_k == 1 and _fixed(cfg),
-    _RANDOM,
-    does='which takes the likeliest tokens, always the same',
-    mend='give a higher one',
-  ),
-  Switch(
-    'top_p',
-    lambda cfg: cfg.top_p == 0 and _fixed(cfg),
-    _RANDOM,
-    does='which takes the likeliest tokens, always the same',
-    mend='give a higher one',
-  ),
+  _likeliest('temperature', 0, mend=_WARMER),
+  _likeliest('top_k', 1, mend='give a higher one'),
+  _likeliest('top_p', 0, mend='give a higher one'),
 )
 
 

@@ -110,8 +110,8 @@ def make(
   Args:
     objective: says who sees whom, and how long rows are.
     mesh: what the model will run on. Its devices need not be here: their
-      platform decides what attention runs. None: this process's devices, and
-      where rows lie is left to XLA.
+      platform decides what attention runs. None: `sharding.make_mesh(config)`
+      for kernels; how activations are split is left to XLA.
 
   Raises:
     UserError: `model.attention` cannot run there.

@@ -101,6 +101,28 @@ def kernel_init(scale: float = 1.0):
   return nn.initializers.variance_scaling(scale, 'fan_in', 'normal')
 
 
+def dense(
+  cfg: TransformerConfig,
+  features: int | tuple[int, ...],
+  *,
+  scale: float = 1.0,
+  **options: Any,
+) -> nn.Module:
+  """A layer of weights, whose gradient is that of `products.py`.
+
+  Args:
+    scale: see `kernel_init`.
+    options: of `nn.DenseGeneral`.
+  """
+  return nn.DenseGeneral(
+    features,
+    dtype=cfg.dtype,
+    kernel_init=kernel_init(scale),
+    dot_general=products.dot_general,
+    **options,
+  )
+
+
 # (q, k, v) -> (heads, kept): what is kept, a cache or nothing, is handed back.
 Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
@@ -131,21 +153,14 @@ class Attention(nn.Module):
     attend: Attend,
   ) -> tuple[jax.Array, Any]:
     cfg = self.cfg
-    project = functools.partial(
-      nn.DenseGeneral,
-      use_bias=cfg.bias,
-      dtype=cfg.dtype,
-      dot_general=products.dot_general,
-    )
+    project = functools.partial(dense, cfg, use_bias=cfg.bias)
     # Scores that are not scaled start as if they were (Raffel et al. 2020).
-    query_init = kernel_init(1 if cfg.scale_attention else 1 / cfg.K)
-    q_BxLxHxK = project((cfg.H, cfg.K), kernel_init=query_init, name='query')(
+    query_scale = 1 if cfg.scale_attention else 1 / cfg.K
+    q_BxLxHxK = project((cfg.H, cfg.K), scale=query_scale, name='query')(
       x_BxLxD
     )
     k_BxMxGxK, v_BxMxGxK = (
-      project((cfg.G, cfg.K), kernel_init=kernel_init(), name=name)(
-        source_BxMxD
-      )
+      project((cfg.G, cfg.K), name=name)(source_BxMxD)
       for name in ('key', 'value')
     )
     if self.rotary and cfg.position == 'rotary':
@@ -154,12 +169,7 @@ class Attention(nn.Module):
     if not cfg.scale_attention:
       q_BxLxHxK = q_BxLxHxK * cfg.K**0.5  # undoes what all kernels do
     heads_BxLxHxK, kept = attend(q_BxLxHxK, k_BxMxGxK, v_BxMxGxK)
-    out = project(
-      cfg.D,
-      axis=(-2, -1),
-      kernel_init=kernel_init(cfg.branch_scale),
-      name='out',
-    )
+    out = project(cfg.D, axis=(-2, -1), scale=cfg.branch_scale, name='out')
     return out(heads_BxLxHxK), kept
 
 
@@ -171,20 +181,14 @@ class FeedForward(nn.Module):
   @nn.compact
   def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
     cfg = self.cfg
-    dense = functools.partial(
-      nn.Dense,
-      use_bias=cfg.bias,
-      dtype=cfg.dtype,
-      kernel_init=kernel_init(),
-      dot_general=products.dot_general,
-    )
+    project = functools.partial(dense, cfg, use_bias=cfg.bias)
     activation, gated = ACTIVATIONS[cfg.activation]
     if gated:  # Shazeer 2020, section 2
-      h_BxLxF = activation(dense(cfg.F, name='gate')(x_BxLxD))
-      h_BxLxF = h_BxLxF * dense(cfg.F, name='up')(x_BxLxD)
+      h_BxLxF = activation(project(cfg.F, name='gate')(x_BxLxD))
+      h_BxLxF = h_BxLxF * project(cfg.F, name='up')(x_BxLxD)
     else:
-      h_BxLxF = activation(dense(cfg.F, name='up')(x_BxLxD))
-    down = dense(cfg.D, kernel_init=kernel_init(cfg.branch_scale), name='down')
+      h_BxLxF = activation(project(cfg.F, name='up')(x_BxLxD))
+    down = project(cfg.D, scale=cfg.branch_scale, name='down')
     return down(h_BxLxF)
 
 

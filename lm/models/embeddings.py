@@ -38,12 +38,7 @@ class Embeddings(nn.Module):
         'readout_kernel', blocks.kernel_init(), (cfg.D, cfg.V)
       )
     if cfg.readout == 'transform':
-      self.transform = nn.Dense(
-        cfg.D,
-        dtype=cfg.dtype,
-        kernel_init=blocks.kernel_init(),
-        dot_general=products.dot_general,
-      )
+      self.transform = blocks.dense(cfg, cfg.D)
       self.transform_norm = blocks.norm(cfg)
       self.readout_bias = self.param(
         'readout_bias', nn.initializers.zeros, (cfg.V,)

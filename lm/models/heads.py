@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm.models import base, blocks, products
+from lm.models import base, blocks
 
 
 class Pooler(nn.Module):
@@ -19,13 +19,7 @@ class Pooler(nn.Module):
   @nn.compact
   def __call__(self, hidden_BxLxD: jax.Array) -> jax.Array:
     cfg = self.cfg
-    dense = nn.Dense(
-      cfg.D,
-      dtype=cfg.dtype,
-      kernel_init=blocks.kernel_init(),
-      dot_general=products.dot_general,
-      name='dense',
-    )
+    dense = blocks.dense(cfg, cfg.D, name='dense')
     return jnp.tanh(dense(hidden_BxLxD))
 
 
