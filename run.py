@@ -31,27 +31,18 @@ from collections.abc import Iterator, Sequence
 
 _BEGAN = time.monotonic()  # Before what takes long to import.
 
-from lm import memory
+from lm.runtime import malloc
 
-memory.keep()  # Before JAX starts its threads.
+malloc.keep()  # Before JAX starts its threads.
 
 import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from experiments import base
-from lm import config as config_lib
-from lm import (
-  benchmark,
-  errors,
-  evaluate,
-  generate,
-  hosts,
-  show,
-  stopping,
-  surprise,
-  train,
-)
+from lm.config import resolve as config_lib
+from lm import benchmark, errors, evaluate, generate, show, evaluate_text, train
+from lm.runtime import hosts, signals
 from lm.data import prepare
 
 # A path of the user's that is not as it should be, wherever it is met.
@@ -108,11 +99,11 @@ def _train(workdir: pathlib.Path):
 
 
 def _evaluate(workdir: pathlib.Path):
-  overrides = _overrides('evaluate', 'mesh', *surprise.FIELDS)
+  overrides = _overrides('evaluate', 'mesh', *evaluate_text.FIELDS)
   if 'data.path' in overrides:
-    surprise.run(workdir, overrides)
+    evaluate_text.run(workdir, overrides)
     return
-  for field in surprise.FIELDS:
+  for field in evaluate_text.FIELDS:
     if field in overrides:
       raise errors.UserError(
         f'--config.{field} says how a text is read; give the text, too, as '
@@ -159,7 +150,7 @@ def _show(workdir: pathlib.Path):
     return
   is_run = (workdir / 'config.json').exists()
   if _CONFIG_GIVEN or not (is_run or _WORKDIR.value):
-    with stopping.on_sigterm(_command()):
+    with signals.on_sigterm(_command()):
       show.of_config(_CONFIG.value, workdir, given=_given())
     return
   if not is_run:
@@ -176,7 +167,7 @@ def _prepare(workdir: pathlib.Path):
   del workdir
   config = config_lib.resolve(_CONFIG.value, given=_given())
   if hosts.is_first():
-    with stopping.on_sigterm(_command()):
+    with signals.on_sigterm(_command()):
       prepared = prepare.prepare(config.data, report=print)
     print(prepare.describe(prepared))
 
@@ -221,7 +212,7 @@ def main(argv: Sequence[str]):
     hosts.part()
   except errors.UserError as error:
     _fail(str(error))
-  except stopping.Interrupted as interruption:
+  except signals.Interrupted as interruption:
     hosts.leave(interruption.exit_code, f'\n{interruption}')
   except KeyboardInterrupt:
     hosts.leave(130, f'\nstopped: {_command()}')

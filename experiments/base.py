@@ -1,6 +1,6 @@
 """Every field of a config, once, with its default. Experiments change a few.
 
-A default of None depends on another field and is filled in by `lm/config.py`.
+A default of None depends on another field, see `lm/config/resolve.py`.
 """
 
 from ml_collections import config_dict
@@ -90,11 +90,11 @@ def _data() -> config_dict.ConfigDict:
 
 
 def _cleaning() -> config_dict.ConfigDict:
-  """What is cleaned and dropped, see `lm/data/cleaning.py`."""
+  """What is cleaned and dropped, see `lm/data/text/cleaning.py`."""
   cleaning = config_dict.ConfigDict()
-  # Names of rules, see RULES in `lm/data/cleaning.py`; None: all for files, for
-  # packaged sources only `unicode`, and `language` and `scrub` where they are
-  # asked for.
+  # Names of rules, see RULES in `lm/data/text/cleaning.py`; None: all for
+  # files, for packaged sources only `unicode`, and `language` and `scrub` where
+  # they are asked for.
   cleaning.rules = placeholder(tuple)
   # Of a document, in scripts that put blanks between words. Gopher's most is
   # 100,000; a part of data.document_bytes can have 250,000.
@@ -249,7 +249,7 @@ def _model() -> config_dict.ConfigDict:
 
 
 def _optimizer() -> config_dict.ConfigDict:
-  """How parameters move, see `lm/optimizer.py`."""
+  """How parameters move, see `lm/training/optimizer.py`."""
   optimizer = config_dict.ConfigDict()
   # adamw, sgd, rmsprop, adam, adafactor, lion, muon.
   optimizer.name = 'adamw'
@@ -267,8 +267,8 @@ def _optimizer() -> config_dict.ConfigDict:
   # Of wsd: the share of schedule_steps in which the rate falls.
   optimizer.decay_fraction = 0.1
   # These five are None where the optimizer does not read them, else by default
-  # as in DEFAULTS of lm/optimizer.py. Part of the gradient for sgd, rmsprop and
-  # adam, a step of its own for the others.
+  # as in DEFAULTS of lm/training/optimizer.py. Part of the gradient for sgd,
+  # rmsprop and adam, a step of its own for the others.
   optimizer.weight_decay = placeholder(float)
   # adam, adamw, lion, muon (its adamw part).
   optimizer.b1 = placeholder(float)
@@ -288,11 +288,11 @@ def _train() -> config_dict.ConfigDict:
   train = config_dict.ConfigDict()
   # The budget: of those given the first that is reached ends the run, and in
   # config.json train.steps is the number that they come to. All None: 1000
-  # steps. See lm/budget.py.
+  # steps. See lm/training/budget.py.
   train.steps = placeholder(int)
   # Positions, padding included.
   train.tokens = placeholder(int)
-  # Of the matrix products that the model needs, see lm/flops.py.
+  # Of the matrix products that the model needs, see lm/training/flops.py.
   train.flops = placeholder(float)
   # Of training steps, without compiling, evaluation and checkpoints.
   train.seconds = placeholder(float)
@@ -351,8 +351,8 @@ def _generate() -> config_dict.ConfigDict:
   """How text is drawn.
 
   All but `samples` are None where what the objective generates does not read
-  them, else by default as in DEFAULTS of lm/decoding.py, where READS has who
-  reads what and SWITCHES what else it depends on.
+  them, else by default as in DEFAULTS of lm/config/decoding.py, where
+  READS has who reads what and SWITCHES what else it depends on.
   """
   generate = config_dict.ConfigDict()
   # Not of masks. At most so many, 128.

@@ -13,20 +13,11 @@ from typing import Any
 
 import jax
 
-from lm import (
-  config as config_lib,
-  decoding,
-  flops,
-  generate,
-  hosts,
-  models,
-  objectives,
-  program as program_lib,
-  sharding,
-  step,
-  trained,
-)
+from lm import generate, load_run, models, objectives
+from lm.config import decoding, resolve as config_lib
 from lm.data import packing, pipeline, prepare
+from lm.runtime import hosts, sharding
+from lm.training import flops, program as program_lib, step
 
 _TIMED_STEPS = 20
 # Batches of real rows that the timed steps take in turn.
@@ -163,7 +154,7 @@ def _time_decoding(
     return {}
   way = drawn[0]
   completer = way.make(
-    trained.Trained(
+    load_run.Trained(
       config=config,
       tokenizer=prepared.tokenizer(),
       objective=program.objective,

@@ -5,18 +5,17 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lm import (
+from lm import load_run
+from lm.config import resolve as config_lib, unread
+from lm.data import store
+from lm.evaluation import (
   baselines as baselines_lib,
   by_source,
-  config as config_lib,
-  console,
-  queries,
-  scorers,
-  scoring,
-  trained,
-  unread,
+  passages,
+  scorer as scorer_lib,
+  scoring_methods,
 )
-from lm.data import store
+from lm.runtime import console
 
 # The others are for while a run trains.
 _READS = (
@@ -31,7 +30,7 @@ def run(workdir: pathlib.Path, overrides: Mapping[str, Any]):
     UserError: no run, or an override that is not read.
   """
   unread.check_overrides(overrides, _READS, '--mode=evaluate')
-  run = trained.load(workdir, overrides)
+  run = load_run.load(workdir, overrides)
   config_lib.check_scoring(run.config)
   folder = workdir / 'held_out'
   figures = score(run, folder)
@@ -41,7 +40,7 @@ def run(workdir: pathlib.Path, overrides: Mapping[str, Any]):
   print(json.dumps({'step': run.step, 'split': 'test', **figures, **known}))
 
 
-def score(run: trained.Trained, folder: pathlib.Path) -> dict[str, Any]:
+def score(run: load_run.Trained, folder: pathlib.Path) -> dict[str, Any]:
   """The held-out figures of a run, by names of metrics.jsonl.
 
   Bits per byte of the stored windows, by the scorer of the objective, and of
@@ -55,9 +54,9 @@ def score(run: trained.Trained, folder: pathlib.Path) -> dict[str, Any]:
   name = run.objective.scorer
   test = store.Split(folder / 'test')
   sources = by_source.names(run.config)
-  windows = scoring.spread(
+  windows = passages.spread(
     list(
-      scoring.suffixes(
+      passages.suffixes(
         folder / 'windows.jsonl', run.tokenizer, test if sources else None
       )
     ),
@@ -66,16 +65,16 @@ def score(run: trained.Trained, folder: pathlib.Path) -> dict[str, Any]:
   lengths = [(len(w.context), len(w.scored)) for w in windows]
   scorer = pseudo = None
   total = 0
-  if name != queries.NONE:
-    scorer = make_scorer(run, queries.KINDS[name])
+  if name != scoring_methods.NONE:
+    scorer = make_scorer(run, scoring_methods.KINDS[name])
     total += scorer.count(lengths)
     if scorer.kind.documents:
       total += scorer.count((0, int(n)) for n in test.lengths)
-  if queries.has_pseudo(run.objective):
-    pseudo = make_scorer(run, queries.PSEUDO)
+  if scoring_methods.has_pseudo(run.objective):
+    pseudo = make_scorer(run, scoring_methods.PSEUDO)
     total += pseudo.count(lengths)
   figures: dict[str, Any] = {}
-  scores: dict[str, scoring.Score] = {}
+  scores: dict[str, passages.Score] = {}
   with console.Progress('scoring query', start=0, total=total) as progress:
     if scorer and scorer.kind.documents:
       found = _score_documents(run, scorer, test, progress.advance)
@@ -99,29 +98,31 @@ def score(run: trained.Trained, folder: pathlib.Path) -> dict[str, Any]:
   return figures
 
 
-def make_scorer(run: trained.Trained, kind: queries.Kind) -> scorers.Scorer:
+def make_scorer(
+  run: load_run.Trained, kind: scoring_methods.Kind
+) -> scorer_lib.Scorer:
   """A scorer of this kind for a run."""
-  return scorers.make(kind, run.objective, run.model, run.mesh, run.config)
+  return scorer_lib.make(kind, run.objective, run.model, run.mesh, run.config)
 
 
 def _score_documents(
-  run: trained.Trained,
-  scorer: scorers.Scorer,
+  run: load_run.Trained,
+  scorer: scorer_lib.Scorer,
   test: store.Split,
   advance: Callable[[int], None],
-) -> scoring.Score:
+) -> passages.Score:
   return scorer(
     run.params,
-    scoring.documents(test),
+    passages.documents(test),
     # Of pairs also what separates them is read, and costs bits.
-    scoring.allowed_ids(
+    passages.allowed_ids(
       run.tokenizer, end=True, separator=test.input_lengths is not None
     ),
     advance=advance,
   )
 
 
-def _of_documents(whole: scoring.Score) -> dict[str, Any]:
+def _of_documents(whole: passages.Score) -> dict[str, Any]:
   return {
     'bits_per_byte': whole.bits_per_byte(),
     'perplexity': whole.perplexity(),
@@ -131,20 +132,22 @@ def _of_documents(whole: scoring.Score) -> dict[str, Any]:
 
 
 def _score_windows(
-  run: trained.Trained,
-  scorer: scorers.Scorer,
-  windows: list[scoring.Passage],
+  run: load_run.Trained,
+  scorer: scorer_lib.Scorer,
+  windows: list[passages.Passage],
   advance: Callable[[int], None],
-) -> scoring.Score:
+) -> passages.Score:
   return scorer(
     run.params,
     windows,
-    scoring.allowed_ids(run.tokenizer, end=False),
+    passages.allowed_ids(run.tokenizer, end=False),
     advance=advance,
   )
 
 
-def _of_windows(found: scoring.Score, kind: queries.Kind) -> dict[str, Any]:
+def _of_windows(
+  found: passages.Score, kind: scoring_methods.Kind
+) -> dict[str, Any]:
   figures = {
     'suffix_bits_per_byte': found.bits_per_byte(),
     'suffix_windows': found.passages,
@@ -187,21 +190,21 @@ def table(figures: Mapping[str, Any], baselines: Mapping[str, float]) -> str:
 
 def _suffix_lines(figures: Mapping[str, Any]) -> list[str]:
   name, lines = figures['suffix_scorer'], []
-  if name == queries.NONE:
+  if name == scoring_methods.NONE:
     lines.append('no bits per byte: the objective has no scorer for text')
   if 'suffix_bits_per_byte' in figures:
     lines += [
       f'bits per byte on second halves of {figures["suffix_windows"]} windows '
       f'of 1,024 bytes, scorer {name}',
       f'  {figures["suffix_bits_per_byte"]:6.3f}  this model, '
-      f'{queries.KINDS[name].meaning}',
+      f'{scoring_methods.KINDS[name].meaning}',
     ]
   if 'suffix_standard_error' in figures:
     lines[-1] += f', standard error {figures["suffix_standard_error"]:.3f}'
   if 'pseudo_bits_per_byte' in figures:
     lines.append(
       'pseudo bits per byte on the same halves, '
-      f'{queries.PSEUDO.meaning}: {figures["pseudo_bits_per_byte"]:.3f}'
+      f'{scoring_methods.PSEUDO.meaning}: {figures["pseudo_bits_per_byte"]:.3f}'
     )
   return lines
 

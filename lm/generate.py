@@ -7,17 +7,16 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from lm import (
+from lm import errors, load_run
+from lm.generation import (
   completion,
-  continuation,
-  errors,
-  filling,
-  hosts,
+  fill_mask,
+  fill_spans,
+  left_to_right,
   prompts as prompts_lib,
-  sentinels,
-  trained,
 )
 from lm.objectives import base as objectives_base
+from lm.runtime import hosts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Way:
   section `generate` is in READS of `decoding.py`.
   """
 
-  make: Callable[[trained.Trained], completion.Completer]
+  make: Callable[[load_run.Trained], completion.Completer]
   marks: tuple[str, ...]
   does: str
   example: str
@@ -39,32 +38,32 @@ class Way:
 
 WAYS = {
   'continuation': Way(
-    continuation.of_continuations,
+    left_to_right.of_continuations,
     marks=('',),
     does='goes on from text without marks',
     example='The state of the Union is',
     continues=True,
   ),
   'target': Way(
-    continuation.of_targets,
+    left_to_right.of_targets,
     marks=('',),
     does='turns a source text without marks into its target',
     example='A source text.',
   ),
   'spans': Way(
-    sentinels.Spans,
+    fill_spans.Spans,
     marks=(prompts_lib.SENTINEL,),
     does=f'fills {prompts_lib.SENTINEL}, <extra_id_1>, ... in a text',
     example='Thank you <extra_id_0> me to your party <extra_id_1> week.',
   ),
   'masks': Way(
-    filling.Masks,
+    fill_mask.Masks,
     marks=(prompts_lib.MASK,),
     does=f'fills each {prompts_lib.MASK} in a text',
     example='The capital of France is [MASK].',
   ),
   'unmasking': Way(
-    filling.Unmasking,
+    fill_mask.Unmasking,
     marks=('', prompts_lib.MASK),
     does=f'goes on from a text, or fills each {prompts_lib.MASK} in it',
     example='The capital of France is [MASK].',
@@ -76,7 +75,7 @@ WAYS = {
 class Completers:
   """The ways to generate of a run, each made when a prompt asks for it."""
 
-  def __init__(self, run: trained.Trained):
+  def __init__(self, run: load_run.Trained):
     self._run = run
     self._made: dict[str, completion.Completer] = {}
 
@@ -148,7 +147,7 @@ def run(
       decoded together.
   """
   _check_reads(overrides, prompts)
-  loaded = trained.load(workdir, overrides)
+  loaded = load_run.load(workdir, overrides)
   completers = Completers(loaded)
   at_once = 1 if one_by_one else completers.prompts_at_once
   prompts, before = iter(prompts), 0

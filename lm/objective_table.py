@@ -17,8 +17,10 @@ import subprocess
 import sys
 from typing import Any
 
-from lm import config as config_lib, metrics, objectives
+from lm import objectives
+from lm.config import resolve as config_lib
 from lm.data import packing, prepare
+from lm.training import metrics
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 _HEAD = (

@@ -12,7 +12,8 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from lm import config as config_lib, errors, fields, objectives, types
+from lm import errors, objectives, types
+from lm.config import check, resolve as config_lib
 from lm.data import mixture, packing, prepare, seeding, store, tokenizer
 from lm.objectives import base
 from lm.report import show_page, show_terminal, token_text, views
@@ -193,7 +194,7 @@ def _variants(
 ) -> tuple[list[_Variant], list[tuple[str, errors.UserError]]]:
   """What is to be shown; and what cannot be, each with the reason."""
   variants, failures = [], []
-  for name in fields.shown_objectives(config):
+  for name in check.shown_objectives(config):
     for architecture in _architectures(name, config):
       one = ml_collections.ConfigDict(config.to_dict())
       one.objective.name = name

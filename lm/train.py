@@ -16,35 +16,30 @@ import jax
 import ml_collections
 import numpy as np
 
-from lm import (
-  baselines,
+from lm import errors, evaluate, generate, load_run, models, objectives
+from lm.config import resolve as config_lib
+from lm.data import packing, prepare
+from lm.evaluation import baselines, validation
+from lm.generation import diversity, samples
+from lm.report import page
+from lm.runtime import (
+  console,
+  files,
+  hosts,
+  profiling,
+  run_folder,
+  sharding,
+  signals,
+)
+from lm.training import (
   budget,
   checkpoint,
-  config as config_lib,
-  console,
-  errors,
-  evaluate,
-  files,
   flops,
-  generate,
-  hosts,
   metrics,
-  models,
-  objectives,
-  profiling,
   program,
   provenance,
-  run_folder,
-  samples,
-  sharding,
   step,
-  stopping,
-  text_figures,
-  trained,
-  validation,
 )
-from lm.data import packing, prepare
-from lm.report import page
 
 
 def run(
@@ -69,7 +64,7 @@ def run(
   """
   if process_began is None:
     process_began = time.monotonic()
-  with run_folder.locked(workdir), stopping.on_sigterm(command):
+  with run_folder.locked(workdir), signals.on_sigterm(command):
     _Run(config, workdir, command, given, process_began).go()
 
 
@@ -302,7 +297,7 @@ class _Run:
     compiled = self.program.compile()
     print(f'compiled the train step in {time.monotonic() - began:.1f} s')
     with (
-      stopping.Signals() as stop,
+      signals.Signals() as stop,
       console.Progress('step', start=first, total=self.steps) as self.progress,
       profiling.Trace(
         self.workdir, count=cfg.profile, first=first + 1, last=self.steps
@@ -431,7 +426,7 @@ class _Run:
 
   def _leave(self, number: int, signal_number: int):
     self.checkpoints.wait()
-    raise stopping.Interrupted(
+    raise signals.Interrupted(
       f'stopped by {signal.Signals(signal_number).name} after step {number} of '
       f'{self.steps}, saved; run the same command to go on: {self.command}',
       signal_number,
@@ -447,7 +442,7 @@ class _Run:
     self.checkpoints.wait()
     number, params = int(state.step), state.evaluated
     cfg, folder = self.config, self.workdir / 'held_out'
-    run = trained.Trained(
+    run = load_run.Trained(
       config=cfg,
       tokenizer=self.coder,
       objective=self.objective,
@@ -486,7 +481,7 @@ class _Run:
       print(f'\n{sample}\n')
     print(evaluate.table(figures, known))
     if of_samples:
-      print(text_figures.table(of_samples))
+      print(diversity.table(of_samples))
     print(f'report: {path}')
 
 

@@ -15,15 +15,10 @@ import jax
 import ml_collections
 import numpy as np
 
-from lm import (
-  checkpoint,
-  config as config_lib,
-  models,
-  objectives,
-  program,
-  sharding,
-  step,
-)
+from lm import models, objectives
+from lm.config import resolve as config_lib
+from lm.runtime import sharding
+from lm.training import checkpoint, program, step
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # What may differ between two runs of the same config.

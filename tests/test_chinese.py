@@ -6,16 +6,10 @@ import shutil
 
 import pytest
 
-from lm import (
-  config as config_lib,
-  continuation,
-  errors,
-  evaluate,
-  generate,
-  train,
-  trained,
-)
+from lm import errors, evaluate, generate, load_run, train
+from lm.config import resolve as config_lib
 from lm.data import prepare, store
+from lm.generation import left_to_right
 
 _WORDS = (
   '我们 中国 人民 今天 工作 学习 天气 北京 上海 喜欢 可以 因为 所以 已经 开始 '
@@ -94,11 +88,11 @@ def module_config(tmp_path_factory):
 
 def generator(workdir, **overrides):
   fields = {f'generate.{name}': value for name, value in overrides.items()}
-  return continuation.of_continuations(trained.load(workdir, fields))
+  return left_to_right.of_continuations(load_run.load(workdir, fields))
 
 
 def test_some_characters_are_spelt_in_bytes(workdir):
-  coder = trained.load(workdir, {}).tokenizer
+  coder = load_run.load(workdir, {}).tokenizer
   assert coder.kind == 'unigram'
   ids = coder.encode('龘靐齉爩鱻麤灪麣鸾籲')
   assert len(ids) > 10
@@ -106,7 +100,7 @@ def test_some_characters_are_spelt_in_bytes(workdir):
 
 
 def test_held_out_text_round_trips(workdir):
-  coder = trained.load(workdir, {}).tokenizer
+  coder = load_run.load(workdir, {}).tokenizer
   for name in prepare.HELD_OUT:
     split = store.Split(workdir / 'held_out' / name)
     path = workdir / 'held_out' / f'{name}.jsonl'
@@ -178,7 +172,7 @@ def test_scored_bytes_are_the_documents_bytes(
   scored = split_bytes(prepared)
   assert scored == size
   if kind == 'unigram':
-    figures = evaluate.score(trained.load(workdir, {}), workdir / 'held_out')
+    figures = evaluate.score(load_run.load(workdir, {}), workdir / 'held_out')
     assert figures['bytes'] == size
     assert 0 < figures['bits_per_byte'] < 30
 
@@ -198,6 +192,6 @@ def test_a_run_is_read_on_other_devices_than_it_was_trained_on(
   config['model']['attention'] = 'splash'
   (copy / 'config.json').write_text(json.dumps(config))
   shape = {'data': 8, 'fsdp': 1, 'tensor': 1}
-  assert trained.load(copy, {}).mesh.shape == shape
+  assert load_run.load(copy, {}).mesh.shape == shape
   with pytest.raises(errors.UserError, match=r'mesh\.data=3'):
-    trained.load(copy, {'mesh.data': 3})
+    load_run.load(copy, {'mesh.data': 3})

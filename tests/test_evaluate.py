@@ -6,18 +6,13 @@ import json
 import jax
 import numpy as np
 import pytest
-from test_scorers import make_objective
+from test_scorer import make_objective
 
-from lm import (
-  config as config_lib,
-  evaluate,
-  models,
-  queries,
-  sharding,
-  trained,
-  types,
-)
+from lm import evaluate, load_run, models, types
+from lm.config import resolve as config_lib
 from lm.data import store, tokenizer
+from lm.evaluation import scoring_methods
+from lm.runtime import sharding
 
 WINDOWS = [
   {'context': 'Given words', 'scored': ' are followed by some.'},
@@ -56,7 +51,7 @@ def make_run(config):
     mesh = sharding.make_mesh(resolved, jax.devices()[:1])
     model = models.make(resolved, objective, mesh)
     texts = [window['context'] for window in WINDOWS] * 9
-    return trained.Trained(
+    return load_run.Trained(
       config=resolved,
       tokenizer=tokenizer.train(kind, 528, texts),
       objective=objective,
@@ -98,7 +93,7 @@ def test_each_scorer_has_its_figures_and_no_other(folder, make_run, name):
     assert figures['bytes'] == sum(len(text.encode()) for text in DOCUMENTS)
   text = evaluate.table(figures, {'xz_bits_per_byte': 2.0})
   assert f'scorer {name}' in text
-  assert queries.KINDS[name].meaning in text
+  assert scoring_methods.KINDS[name].meaning in text
   for figure in ('bits_per_byte', 'suffix_bits_per_byte'):
     if figure in figures:
       assert f'{figures[figure]:6.3f}  this model' in text

@@ -12,16 +12,12 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from lm import (
-  config as config_lib,
-  metrics,
-  models,
-  objectives,
-  program,
-  sharding,
-)
+from lm import models, objectives
+from lm.config import resolve as config_lib
 from lm.data import packing, tokenizer
 from lm.objectives import base as objectives_base
+from lm.runtime import sharding
+from lm.training import metrics, program
 
 # experiments/NAME.py -> parameters at full size.
 PARAMETERS = {

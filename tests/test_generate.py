@@ -8,23 +8,15 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
-from test_scoring import causal_row
+from test_passages import causal_row
 
-from lm import (
-  config as config_lib,
-  continuation,
-  decoding,
-  errors,
-  generate,
-  models,
-  objectives,
-  scoring,
-  sharding,
-  trained,
-  types,
-)
+from lm import errors, generate, load_run, models, objectives, types
+from lm.config import decoding, resolve as config_lib
 from lm.data import packing, tokenizer
+from lm.evaluation import passages
+from lm.generation import left_to_right
 from lm.objectives import layout
+from lm.runtime import sharding
 
 
 def make_run(config, **changes):
@@ -37,7 +29,7 @@ def make_run(config, **changes):
   objective = dataclasses.replace(objectives.make(resolved), **changes)
   model = models.make(resolved, objective)
   params = model.init(jax.random.PRNGKey(0))
-  run = trained.Trained(
+  run = load_run.Trained(
     config=resolved,
     tokenizer=tokenizer.train('bytes', resolved.data.vocab_size, []),
     objective=objective,
@@ -76,12 +68,12 @@ PROMPTS = ['A', 'Some longer prompt', '', '中文']
 @pytest.mark.parametrize('temperature', [0.0, 1.0])
 def test_a_prompt_continues_the_same_alone_and_in_any_batch(run, temperature):
   run = with_settings(run, temperature=temperature)
-  generator = continuation.of_continuations(run)
+  generator = left_to_right.of_continuations(run)
   encoded = [generator.encode(prompt) for prompt in PROMPTS]
   together = generator.batch(encoded)
   alone = [generator.batch([ids])[0] for ids in encoded]
   assert together == alone
-  small = continuation.of_continuations(with_settings(run, batch_size=2))
+  small = left_to_right.of_continuations(with_settings(run, batch_size=2))
   assert small(PROMPTS) == together
 
 
@@ -106,14 +98,14 @@ def test_a_prompt_of_a_model_of_pairs_is_a_source(config, name, column, behind):
 
 def test_greedy_decoding_is_the_argmax_of_the_full_pass(run):
   run = with_settings(run, temperature=0.0, max_tokens=6)
-  generator = continuation.of_continuations(run)
+  generator = left_to_right.of_continuations(run)
   ids = generator.encode('Hello').tokens_L.tolist()
   expected = []
   for _ in range(6):
     row = causal_row(np.array([*ids[1:], 0], np.int32))
     hidden = run.model.hidden(run.params, row)
     logits = run.model.logits(run.params, hidden)[0, -1]
-    allowed = scoring.allowed_ids(run.tokenizer, end=True)
+    allowed = passages.allowed_ids(run.tokenizer, end=True)
     best = int(jnp.argmax(jnp.where(allowed, logits, -jnp.inf)))
     if best == tokenizer.EOS:
       break
@@ -132,8 +124,8 @@ def test_a_prefix_is_read_as_trained_and_gone_on_with_by_the_argmax(
   config.objective.name = 'prefix'
   config.objective.inputs = inputs
   run = with_settings(make_run(config), temperature=0.0, max_tokens=6)
-  allowed = scoring.allowed_ids(run.tokenizer, end=True)
-  completions = continuation.of_continuations(run)(PROMPTS)
+  allowed = passages.allowed_ids(run.tokenizer, end=True)
+  completions = left_to_right.of_continuations(run)(PROMPTS)
   for prompt, found in zip(PROMPTS, completions, strict=True):
     end = [tokenizer.EOS] if found.stop == 'end' else []
     scored = np.array([*found.ids, *end], np.int32)
@@ -144,7 +136,7 @@ def test_a_prefix_is_read_as_trained_and_gone_on_with_by_the_argmax(
     (places,) = np.nonzero(row.weights_BxL[0])
     assert jnp.argmax(logits[places], axis=-1).tolist() == scored.tolist()
   # Else the test could not tell how the prompt was read.
-  order = continuation.of_continuations(run).encode('abc').order_L
+  order = left_to_right.of_continuations(run).encode('abc').order_L
   assert order.tolist() == ([0] * 4 if inputs[0] == 'b' else [0, 1, 2, 3])
 
 
@@ -170,7 +162,7 @@ def test_the_encoders_share_bounds_a_prompt_of_two_sides(run):
   run = with_settings(
     dataclasses.replace(run, objective=objective), max_tokens=99
   )
-  generator = continuation.of_continuations(run)
+  generator = left_to_right.of_continuations(run)
   example = generator.encode('a' * 19)
   assert example.encoder_tokens_M.tolist()[:2] == [tokenizer.BOS, 270 + 97]
   assert generator.limit(example) == 10
@@ -179,17 +171,17 @@ def test_the_encoders_share_bounds_a_prompt_of_two_sides(run):
 
 
 def test_a_source_is_closed_by_sep_and_only_its_target_is_text(config, run):
-  assert continuation.of_continuations(run).beginning('ab') == 'ab'
+  assert left_to_right.of_continuations(run).beginning('ab') == 'ab'
   config.objective.name, config.data.target_column = 'sequence', 'target'
   config.model.architecture = 'decoder'
   run = make_run(config)
-  generator = continuation.of_targets(with_settings(run, temperature=0.0))
+  generator = left_to_right.of_targets(with_settings(run, temperature=0.0))
   example = generator.encode('ab')
   assert example.tokens_L.tolist() == [
     *(tokenizer.BOS, 270 + 97, 270 + 98, tokenizer.SEP)
   ]
   assert generator.beginning('ab') == ''
-  beams = continuation.of_targets(with_settings(run, temperature=0.0, beams=2))
+  beams = left_to_right.of_targets(with_settings(run, temperature=0.0, beams=2))
   [one] = beams(['ab'])
   assert one.tokens <= 8
   assert one != generator(['ab'])[0]
@@ -279,7 +271,7 @@ def test_the_seed_decides(run):
   texts = [
     [
       c.text
-      for c in continuation.of_continuations(with_settings(run, seed=s))(
+      for c in left_to_right.of_continuations(with_settings(run, seed=s))(
         PROMPTS
       )
     ]
@@ -293,7 +285,7 @@ def test_only_text_comes_out_and_broken_bytes_are_counted(run):
   run = with_settings(
     run, temperature=2.0, max_tokens=24, top_p=1.0, samples_per_prompt=8
   )
-  completions = continuation.of_continuations(run)(['abc'])
+  completions = left_to_right.of_continuations(run)(['abc'])
   assert any(c.dropped_bytes for c in completions)
   for completion in completions:
     size = len(completion.text.encode())
@@ -303,19 +295,19 @@ def test_only_text_comes_out_and_broken_bytes_are_counted(run):
 
 def test_samples_of_a_prompt_differ_and_each_can_be_had_alone(run):
   run = with_settings(run, temperature=1.0, samples_per_prompt=3)
-  generator = continuation.of_continuations(run)
+  generator = left_to_right.of_continuations(run)
   samples = generator(PROMPTS)
   texts = [c.text for c in samples]
   assert len(set(texts)) == len(samples) == 3 * len(PROMPTS)
   # Whatever the size of the batch, the other prompts and their order.
-  other = continuation.of_continuations(with_settings(run, batch_size=5))
+  other = left_to_right.of_continuations(with_settings(run, batch_size=5))
   assert other(PROMPTS) == samples
   backwards = generator(PROMPTS[::-1])
   assert backwards[:3] == samples[-3:]
   [last] = generator.batch([generator.encode(PROMPTS[1])], [2])
   assert last == samples[5]
   # And whether or not others are drawn.
-  one = continuation.of_continuations(with_settings(run, samples_per_prompt=1))
+  one = left_to_right.of_continuations(with_settings(run, samples_per_prompt=1))
   assert one(PROMPTS) == samples[::3]
 
 
@@ -323,8 +315,8 @@ def test_the_penalty_counts_the_prompt_and_what_was_drawn(run):
   """So large a penalty leaves the seen ids no chance."""
   settings = {'temperature': 0.0, 'max_tokens': 12}
   prompts = ['abcabc', 'Some longer prompt']
-  free = continuation.of_continuations(with_settings(run, **settings))
-  fined = continuation.of_continuations(
+  free = left_to_right.of_continuations(with_settings(run, **settings))
+  fined = left_to_right.of_continuations(
     with_settings(run, **settings, repetition_penalty=1e9)
   )
   repeats = 0
@@ -342,20 +334,20 @@ def test_the_penalty_counts_the_prompt_and_what_was_drawn(run):
 def test_min_p_of_one_is_greedy(run):
   drawn = with_settings(run, temperature=1.5, top_p=1.0, min_p=1.0)
   greedy = with_settings(run, temperature=0.0)
-  assert continuation.of_continuations(drawn)(
+  assert left_to_right.of_continuations(drawn)(
     PROMPTS
-  ) == continuation.of_continuations(greedy)(PROMPTS)
+  ) == left_to_right.of_continuations(greedy)(PROMPTS)
 
 
 def test_several_samples_are_named_where_they_are_printed(
   run, monkeypatch, capsys
 ):
   run = with_settings(run, temperature=1.0, samples_per_prompt=2, batch_size=4)
-  monkeypatch.setattr(generate.trained, 'load', lambda *_: run)
+  monkeypatch.setattr(generate.load_run, 'load', lambda *_: run)
   prompts = ['One', '二', 'third']  # of which two are decoded together
   generate.run(None, {}, prompts, one_by_one=False)
   out, err = capsys.readouterr()
-  completions = continuation.of_continuations(run)(prompts)
+  completions = left_to_right.of_continuations(run)(prompts)
   expected = [
     f'=== prompt {i}, sample {j} ===\n{prompt}'
     for i, prompt in enumerate(prompts, 1)
@@ -369,7 +361,9 @@ def test_several_samples_are_named_where_they_are_printed(
 
 def test_streamed_text_is_the_completion(run):
   parts = {}
-  generator = continuation.of_continuations(with_settings(run, temperature=1.5))
+  generator = left_to_right.of_continuations(
+    with_settings(run, temperature=1.5)
+  )
   encoded = [generator.encode(prompt) for prompt in PROMPTS]
   completions = generator.batch(
     encoded, on_text=lambda n, text: parts.setdefault(n, []).append(text)
@@ -380,10 +374,10 @@ def test_streamed_text_is_the_completion(run):
 
 def test_stops_at_max_tokens_at_the_context_and_at_the_end(run):
   L = run.config.data.sequence_length
-  generator = continuation.of_continuations(with_settings(run, max_tokens=5))
+  generator = left_to_right.of_continuations(with_settings(run, max_tokens=5))
   allowed = {c.stop for c in generator(PROMPTS)}
   assert allowed <= {'max_tokens', 'end'}
-  long = continuation.of_continuations(
+  long = left_to_right.of_continuations(
     with_settings(run, max_tokens=10**6, samples_per_prompt=8)
   )
   completions = long(['a' * (L - 4)])
@@ -406,18 +400,18 @@ def test_stops_at_the_end_of_document(config):
   readout = zeros.at[:, tokenizer.EOS].set(1.0)
   trunk['embeddings']['readout_kernel'] = readout
   trunk['final_norm']['bias'] += 10.0
-  found = continuation.of_continuations(run)(['x'])[0]
+  found = left_to_right.of_continuations(run)(['x'])[0]
   assert (found.text, found.tokens, found.stop) == ('', 0, 'end')
 
 
 def test_a_prompt_longer_than_the_context_is_refused(run):
   L = run.config.data.sequence_length
   with pytest.raises(errors.UserError, match=f'longer than the context of {L}'):
-    continuation.of_continuations(run)(['a' * L])
+    left_to_right.of_continuations(run)(['a' * L])
 
 
 def test_decoding_compiles_once_for_prompts_of_any_length(run):
-  generator = continuation.of_continuations(run)
+  generator = left_to_right.of_continuations(run)
   for prompt in PROMPTS:
     generator([prompt])
   assert generator._start._cache_size() == 1

@@ -2,7 +2,8 @@
 
 import pytest
 
-from lm import config as config_lib, objective_table, objectives
+from lm import objective_table, objectives
+from lm.config import resolve as config_lib
 from lm.data import packing, prepare
 
 LINES = [

@@ -5,15 +5,11 @@ import numpy as np
 import pytest
 import runs
 
-from lm import (
-  checkpoint,
-  config as config_lib,
-  models,
-  objectives,
-  program,
-  sharding,
-)
+from lm import models, objectives
+from lm.config import resolve as config_lib
 from lm.data import packing, prepare
+from lm.runtime import sharding
+from lm.training import checkpoint, program
 
 CASES = [
   (name, architecture)

@@ -8,10 +8,8 @@ import signal
 import pytest
 import runs
 
-from lm import (
-  config as config_lib,
-  metrics,
-)
+from lm.config import resolve as config_lib
+from lm.training import metrics
 
 STEPS = 40
 

@@ -12,14 +12,8 @@ import numpy as np
 import pytest
 from rich.cells import cell_len
 
-from lm import (
-  config as config_lib,
-  errors,
-  models,
-  objectives,
-  show,
-  types as lm_types,
-)
+from lm import errors, models, objectives, show, types as lm_types
+from lm.config import resolve as config_lib
 from lm.data import packing, prepare, tokenizer
 from lm.models import attention
 from lm.objectives import layout

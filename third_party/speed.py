@@ -118,16 +118,19 @@ def _median_speed(step, tokens: int) -> float:
 def _ours(given, *, all_logits: bool = False) -> float:
   """The project's step, on rows of random ids."""
   sys.path.insert(0, str(ROOT))
-  from lm import memory
+  from lm.runtime import malloc
 
-  memory.keep()  # As run.py does.
+  malloc.keep()  # As run.py does.
   import jax
   import numpy as np
 
   from experiments import base
-  from lm import config as config_lib, models, objectives, program, sharding
+  from lm import models, objectives
+  from lm.config import resolve as config_lib
   from lm.data import packing
   from lm.objectives import base as objectives_base
+  from lm.runtime import sharding
+  from lm.training import program
 
   config = base.get_config()
   config.data.vocab_size = VOCABULARY[given.shape]
@@ -188,9 +191,9 @@ def _products(given) -> float:
   step that multiplies these matrices with XLA can be faster.
   """
   sys.path.insert(0, str(ROOT))
-  from lm import memory
+  from lm.runtime import malloc
 
-  memory.keep()
+  malloc.keep()
   import jax
   import jax.numpy as jnp
   import numpy as np

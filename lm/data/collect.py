@@ -20,14 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from lm.data import (
-  cleaning,
-  documents,
-  duplicates,
-  sources as sources_lib,
-  tally,
-  workers,
-)
+from lm.data import duplicates, sources as sources_lib, tally, workers
+from lm.data.sources import documents
+from lm.data.text import cleaning
 
 SPLITS = ('train', 'validation', 'test')
 # In place of a split, where the source fixes none.

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import datasketch
 import numpy as np
 
-from lm.data import ngrams, words
+from lm.data.text import ngrams, words
 
 # Words that make a shingle; in Chinese a word is a character.
 SHINGLE = 5

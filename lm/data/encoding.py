@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from lm.data import segmentation, store, tokenizer, words
+from lm.data import store, tokenizer
+from lm.data.text import segmentation, words
 
 # Text that a worker tokenizes at once.
 _BATCH_BYTES = 1 << 20

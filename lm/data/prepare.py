@@ -20,13 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from lm import console, errors, files
+from lm import errors
 from lm.data import (
-  cleaning,
   collect,
-  documents as documents_lib,
   encoding,
-  segmentation,
   sources as sources_lib,
   splits,
   store,
@@ -35,6 +32,9 @@ from lm.data import (
   windows,
   workers,
 )
+from lm.data.sources import documents as documents_lib
+from lm.data.text import cleaning, segmentation
+from lm.runtime import console, files
 
 # Raised when prepared data of older code must not be used any more.
 _FORMAT = 5

@@ -17,8 +17,10 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import sentencepiece
 
-from lm import errors, files
-from lm.data import vocabulary, words
+from lm import errors
+from lm.data import vocabulary
+from lm.data.text import words
+from lm.runtime import files
 
 PAD, BOS, EOS, UNK, MASK, SEP, CLS = range(7)
 SENTINELS = range(7, 263)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import sentencepiece
 
 from lm import errors
-from lm.data import words
+from lm.data.text import words
 
 # SentencePiece drops longer lines without a word.
 LINE_BYTES = 4192

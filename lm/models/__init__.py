@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from lm import sharding, types
+from lm import types
 from lm.models import (
   attention as attention_lib,
   attention_kernels,
@@ -17,6 +17,7 @@ from lm.models import (
   encoder_decoder,
   transformer,
 )
+from lm.runtime import sharding
 
 if TYPE_CHECKING:  # It imports this package.
   from lm.objectives import base as objectives_base

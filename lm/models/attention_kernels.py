@@ -19,7 +19,7 @@ from jax.experimental.pallas.ops.gpu import attention as triton
 from jax.experimental.pallas.ops.tpu import splash_attention as splash
 from jax.sharding import PartitionSpec as P
 
-from lm import sharding
+from lm.runtime import sharding
 
 # Positions in a block; the lanes of a TPU's vector unit.
 _BLOCK = 128

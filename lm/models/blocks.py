@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
-from lm.models import attention as attention_lib, products
+from lm.models import attention as attention_lib, dot_general
 
 # activation -> (function, whether the MLP multiplies by a gate).
 ACTIVATIONS = {
@@ -118,7 +118,7 @@ def dense(
     features,
     dtype=cfg.dtype,
     kernel_init=kernel_init(scale),
-    dot_general=products.dot_general,
+    dot_general=dot_general.dot_general,
     **options,
   )
 

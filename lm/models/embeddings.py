@@ -4,8 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm import sharding
-from lm.models import base, blocks, products
+from lm.models import base, blocks, dot_general
+from lm.runtime import sharding
 
 
 class Embeddings(nn.Module):
@@ -75,7 +75,7 @@ class Embeddings(nn.Module):
       kernel_DxV = self.token.embedding.T
     else:
       kernel_DxV = self.readout_kernel
-    logits_BxLxV = products.project(
+    logits_BxLxV = dot_general.project(
       hidden_BxLxD.astype(cfg.dtype), kernel_DxV.astype(cfg.dtype)
     )
     if not transforms:

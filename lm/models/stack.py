@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from lm import types
-from lm.models import attention as attention_lib, base, blocks, relative
+from lm.models import attention as attention_lib, base, blocks, relative_bias
 
 REMATS = {
   'none': None,
@@ -70,7 +70,7 @@ class Stack:
       params['final_norm'] = blocks.norm(cfg).init(key, x_1x1xD)['params']
     if cfg.position == 'relative':
       table_ZxH = 0.02 * jax.random.normal(
-        jax.random.fold_in(key, cfg.N), (relative.BUCKETS, cfg.H)
+        jax.random.fold_in(key, cfg.N), (relative_bias.BUCKETS, cfg.H)
       )
       params['relative'] = {'embedding': table_ZxH}
     return params
@@ -150,7 +150,7 @@ class Stack:
     """
     bias_BxHxTxM = None
     if self.cfg.position == 'relative':
-      bias_BxHxTxM = relative.bias_at(
+      bias_BxHxTxM = relative_bias.bias_at(
         params['relative']['embedding'],
         position_BxT,
         past[0][0][0].shape[1],
@@ -189,7 +189,7 @@ class Stack:
     bias_1xHxLxL = None
     if cfg.position == 'relative':
       length = rows.order_BxL.shape[1]
-      bias_1xHxLxL = relative.bias(
+      bias_1xHxLxL = relative_bias.bias(
         params['relative']['embedding'],
         length,
         length,

@@ -8,8 +8,8 @@ from lm.objectives import (
   masked,
   mixture,
   prefix,
-  sequence,
   span,
+  supervised,
 )
 
 OBJECTIVES = {
@@ -19,7 +19,7 @@ OBJECTIVES = {
   'diffusion': diffusion.make,
   'span': span.make,
   'mixture': mixture.make,
-  'sequence': sequence.make,
+  'sequence': supervised.make,
 }
 
 # Objective -> the architectures that it can train; the first is the default.

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import numpy as np
 
-from lm import losses, types
+from lm import types
 from lm.models import base
+from lm.objectives import cross_entropy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,8 @@ class Objective:
   ]
   corrupt: Callable[[Record, np.random.Generator], Sequence[types.Example]]
   loss: Callable[
-    [base.Model, base.Params, types.Batch, jax.Array | None, bool], losses.Terms
+    [base.Model, base.Params, types.Batch, jax.Array | None, bool],
+    cross_entropy.Terms,
   ]
   coefficients: Mapping[str, float]
   attention: str

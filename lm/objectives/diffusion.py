@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from lm import types
-from lm.objectives import base, noise, token_loss
+from lm.objectives import base, masking, token_loss
 
 Estimator = Callable[
   [int, int, np.random.Generator, float], tuple[np.ndarray, float]
@@ -41,7 +41,7 @@ def make(config, coder=None) -> base.Objective:
     corrupt=functools.partial(
       corrupt, estimator=ESTIMATORS[cfg.estimator], epsilon=cfg.epsilon
     ),
-    loss=token_loss.make(config, 'diffusion', normalizer=noise.text_tokens),
+    loss=token_loss.make(config, 'diffusion', normalizer=masking.text_tokens),
     coefficients=token_loss.coefficients(config, 'diffusion'),
     attention='bidirectional',
     scorer='bound',
@@ -66,11 +66,11 @@ def corrupt(
 
   Without a token that can be masked, nothing is predicted.
   """
-  maskable = noise.maskable(record.ids_L)
+  maskable = masking.maskable(record.ids_L)
   if not len(maskable):
-    return [noise.example(record.ids_L, maskable)]
+    return [masking.example(record.ids_L, maskable)]
   chosen, weight = estimator(len(maskable), record.place, rng, epsilon)
-  return [noise.example(record.ids_L, maskable[chosen], weight=weight)]
+  return [masking.example(record.ids_L, maskable[chosen], weight=weight)]
 
 
 def exact(
@@ -83,7 +83,7 @@ def exact(
   """
   del place, epsilon
   masked = int(rng.integers(1, total + 1))
-  return noise.subset(total, masked, rng), total / masked
+  return masking.subset(total, masked, rng), total / masked
 
 
 def bernoulli(
@@ -136,4 +136,4 @@ def noised(
     masked: of the length of `scored`, true or 1 where a token is masked.
   """
   ids_L = np.concatenate([context, scored])
-  return noise.example(ids_L, len(context) + np.flatnonzero(masked))
+  return masking.example(ids_L, len(context) + np.flatnonzero(masked))

@@ -14,7 +14,7 @@ import numpy as np
 
 from lm import errors, types
 from lm.data import tokenizer
-from lm.objectives import base, layout, noise, token_loss
+from lm.objectives import base, layout, masking, token_loss
 
 # P(length) = p (1 - p)^(length - 1), cut off behind the longest. The paper says
 # that lengths are clipped there; its mean of 3.8 words is that of lengths cut
@@ -99,7 +99,7 @@ def corrupt(
     pieces: ids of text end here; each of NUM_SPECIAL, ..., pieces - 1 is as
       likely as a random piece.
   """
-  maskable = noise.maskable(record.ids_L)
+  maskable = masking.maskable(record.ids_L)
   k = count(len(maskable), rate)
   places = maskable[unit(record.word_L[maskable], k, rng)]
   draw = rng.random(len(places))
@@ -108,7 +108,7 @@ def corrupt(
     draw < mask_share + random_share, random_ids, record.ids_L[places]
   )
   read = np.where(draw < mask_share, tokenizer.MASK, read)
-  return [noise.example(record.ids_L, places, read=read)]
+  return [masking.example(record.ids_L, places, read=read)]
 
 
 def continuation(context: np.ndarray, scored: np.ndarray) -> types.Example:
@@ -141,12 +141,12 @@ def one_masked(
   equation 1), which is no likelihood.
   """
   ids_L = np.concatenate([context, scored])
-  return noise.example(ids_L, np.array([len(context) + index]))
+  return masking.example(ids_L, np.array([len(context) + index]))
 
 
 def tokens(word_M: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
   """Exactly k tokens; each set of k is as likely."""
-  return noise.subset(len(word_M), k, rng)
+  return masking.subset(len(word_M), k, rng)
 
 
 def words(word_M: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:

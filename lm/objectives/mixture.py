@@ -12,9 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm import errors, losses, objectives, types
+from lm import errors, objectives, types
 from lm.models import base as models_base
-from lm.objectives import base, components, layout, span, token_loss
+from lm.objectives import (
+  base,
+  cross_entropy,
+  layout,
+  mixture_components,
+  span,
+  token_loss,
+)
 
 WEIGHTINGS = ('tokens', 'terms')
 
@@ -32,35 +39,37 @@ _DRAWS = 64
 
 def check(config):
   """Raises UserError unless the components can be trained together."""
-  for number, component in enumerate(components.read(config)):
+  for number, component in enumerate(mixture_components.read(config)):
     name = component.objective
     allowed = objectives.ARCHITECTURES[name]
     if not set(allowed) & set(objectives.ARCHITECTURES['mixture']):
-      raise components.mistake(
+      raise mixture_components.mistake(
         number,
         f"objective '{name}' trains model.architecture={_either(allowed)}, on "
         f'which there are no mixtures; train it alone, and mix {_MIXABLE}',
       )
     if config.model.architecture not in allowed:
-      raise components.mistake(
+      raise mixture_components.mistake(
         number,
         f"objective '{name}' trains model.architecture={_either(allowed)}, not "
         f"'{config.model.architecture}'; change one",
       )
     objective = objectives.OBJECTIVES[name](component.config(config), None)
     if objective.pairs:
-      raise components.mistake(
+      raise mixture_components.mistake(
         number,
         f"objective '{name}' is trained on pairs, and mixtures on text; train "
         f'it alone, and mix {_MIXABLE}',
       )
     if objective.most is None or not token_loss.pools(objective.loss):
-      raise components.mistake(
+      raise mixture_components.mistake(
         number,
         f"objective '{name}' has a loss of its own, which cannot be pooled "
         f'with others; train it alone, and mix {_MIXABLE}',
       )
-  found = zip(components.read(config), _parts(config, None)[0], strict=True)
+  found = zip(
+    mixture_components.read(config), _parts(config, None)[0], strict=True
+  )
   for number, (component, part) in enumerate(found):
     if not part.raw_length:
       raise errors.UserError(
@@ -72,7 +81,7 @@ def check(config):
       try:
         span.check_sentinels(cfg, part.raw_length, config.data.sequence_length)
       except errors.UserError as error:
-        raise components.mistake(number, str(error)) from None
+        raise mixture_components.mistake(number, str(error)) from None
 
 
 def _either(names: Sequence[str]) -> str:
@@ -155,15 +164,15 @@ class _Part:
 
 def _parts(config, coder) -> tuple[list[_Part], types.Size]:
   """The components, each with its raw length, and a row's room."""
-  found = components.read(config)
+  found = mixture_components.read(config)
   made = [
     objectives.OBJECTIVES[c.objective](c.config(config), coder) for c in found
   ]
   causal = {objective.attention for objective in made} == {'causal'}
   drafts = [
-    _Part(i, c.share, name, components.MODES[c.mode], objective, causal)
+    _Part(i, c.share, name, mixture_components.MODES[c.mode], objective, causal)
     for i, (c, name, objective) in enumerate(
-      zip(found, components.names(found), made, strict=True)
+      zip(found, mixture_components.names(found), made, strict=True)
     )
   ]
   room = _room(drafts, config.data.sequence_length)
@@ -284,7 +293,7 @@ def _loss(config, parts: Sequence[_Part]):
       token_loss.make(config, 'mixture'),
       token_loss.coefficients(config, 'mixture'),
     )
-  factors = losses.extras(config)
+  factors = cross_entropy.extras(config)
   total = sum(part.share for part in parts)
   shares = {part.name: part.share / total for part in parts}
   loss = functools.partial(
@@ -306,14 +315,14 @@ def _terms(
   names: Sequence[str],
   chunk: int,
   factors: Mapping[str, float],
-) -> losses.Terms:
+) -> cross_entropy.Terms:
   """A term a component, of its own tokens; the extras are of all tokens."""
   hidden_BxLxD = model.hidden(params, batch, key=key, train=train)
   hidden_BxPxD, targets_BxP, weights_BxP = token_loss.read_out(
     hidden_BxLxD, batch
   )
   component_BxP = token_loss.at_predictions(batch.component_BxL, batch)
-  nll_BxP, *extras = losses.token_values(
+  nll_BxP, *extras = cross_entropy.token_values(
     functools.partial(model.logits, params),
     hidden_BxPxD,
     targets_BxP,

@@ -12,7 +12,7 @@ import numpy as np
 
 from lm import errors, types
 from lm.data import tokenizer
-from lm.objectives import base, layout, spans, token_loss
+from lm.objectives import base, layout, span_noise, token_loss
 
 # What is predicted, and what stands in place of noise.
 TARGETS = ('spans', 'everything')
@@ -39,7 +39,7 @@ def make(config, coder=None) -> base.Objective:
   document end only.
   """
   cfg = config.objective.span
-  noise = spans.Noise(
+  noise = span_noise.Noise(
     rate=cfg.rate,
     mean=cfg.mean,
     kind=cfg.noise,
@@ -101,7 +101,7 @@ def check_sentinels(cfg, raw_length: int, length: int):
   """
   if cfg.corrupted != 'sentinel':
     return
-  noise = spans.Noise(cfg.rate, cfg.mean, cfg.noise, cfg.unit)
+  noise = span_noise.Noise(cfg.rate, cfg.mean, cfg.noise, cfg.unit)
   needed = max(noise.bounds(n).sentinels for n in range(1, raw_length + 1))
   if needed > len(tokenizer.SENTINELS):
     raise errors.UserError(
@@ -138,7 +138,7 @@ class Form:
     return inputs.astype(np.int32), targets.astype(np.int32)
 
   def most(
-    self, n: int, bounds: spans.Bounds, end: bool = False
+    self, n: int, bounds: span_noise.Bounds, end: bool = False
   ) -> tuple[int, int]:
     """Tokens of the longest inputs and of the longest targets.
 
@@ -163,7 +163,7 @@ class Form:
       return text_L[~noise_L]
     if self.corrupted == 'mask':
       return np.where(noise_L, tokenizer.MASK, text_L)
-    starts_L = spans.run_starts(noise_L)
+    starts_L = span_noise.run_starts(noise_L)
     marked_L = np.where(starts_L, _BEGIN - 1 + np.cumsum(starts_L), text_L)
     return marked_L[~noise_L | starts_L]
 
@@ -173,7 +173,7 @@ class Form:
     targets = text_L[noise_L]
     if self.corrupted != 'sentinel':
       return targets
-    starts = spans.run_starts(noise_L)[noise_L]
+    starts = span_noise.run_starts(noise_L)[noise_L]
     count = int(np.count_nonzero(starts))
     # Each token moves on by the sentinels up to its own.
     places = np.arange(len(targets)) + np.cumsum(starts)
@@ -198,11 +198,11 @@ def lengths(window: int, rate: float, mean: float) -> tuple[int, int, int]:
   Returns:
     Tokens of text, of the inputs with BOS, and of the targets.
   """
-  noise, form = spans.Noise(rate, mean), Form()
+  noise, form = span_noise.Noise(rate, mean), Form()
 
   def sides(n: int) -> tuple[int, int]:
     count, runs = noise.counts(n)
-    inputs, targets = form.most(n, spans.Bounds(count, count, runs, runs))
+    inputs, targets = form.most(n, span_noise.Bounds(count, count, runs, runs))
     return inputs + 1, targets
 
   raw = 1
@@ -215,7 +215,7 @@ def corrupt(
   record: base.Record,
   rng: np.random.Generator,
   *,
-  noise: spans.Noise,
+  noise: span_noise.Noise,
   form: Form,
   lay: layout.Layout,
 ) -> Sequence[types.Example]:
@@ -239,7 +239,7 @@ def _most(n, *, noise, form, lay) -> types.Size:
 
 
 def _size(
-  n: int, bounds: Sequence[spans.Bounds], form: Form, lay: layout.Layout
+  n: int, bounds: Sequence[span_noise.Bounds], form: Form, lay: layout.Layout
 ) -> types.Size:
   """Room for a chunk without and with EOS: its length does not tell which."""
   without, ending = bounds
@@ -275,7 +275,7 @@ def _wider(a: types.Size, b: types.Size) -> types.Size:
   )
 
 
-def _continued(noise: spans.Noise, raw_length: int) -> int:
+def _continued(noise: span_noise.Noise, raw_length: int) -> int:
   """Tokens of a block that is scored: those of a usual span."""
   most, _ = noise.counts(max(raw_length, 1))
   if noise.unit == 'sentence':

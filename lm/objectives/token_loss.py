@@ -5,8 +5,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from lm import losses, types
+from lm import types
 from lm.models import base
+from lm.objectives import cross_entropy
 
 
 def read_out(
@@ -50,7 +51,7 @@ def make(config, name: str, normalizer=None):
     name: of its term.
     normalizer: batch -> weight of the term; None: the sum of the weights.
   """
-  factors = losses.extras(config)
+  factors = cross_entropy.extras(config)
   return functools.partial(
     _loss,
     name=name,
@@ -71,7 +72,7 @@ def pools(loss) -> bool:
 
 def coefficients(config, name: str) -> dict[str, float]:
   """The `coefficients` of an Objective with the loss of `make`."""
-  return {name: 1.0, **losses.extras(config)}
+  return {name: 1.0, **cross_entropy.extras(config)}
 
 
 def _loss(
@@ -85,9 +86,9 @@ def _loss(
   normalizer,
   chunk,
   factors,
-) -> losses.Terms:
+) -> cross_entropy.Terms:
   hidden_BxLxD = model.hidden(params, batch, key=key, train=train)
-  return losses.token_cross_entropy(
+  return cross_entropy.token_cross_entropy(
     functools.partial(model.logits, params),
     *read_out(hidden_BxLxD, batch),
     name=name,

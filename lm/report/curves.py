@@ -1,6 +1,6 @@
 """The charts of a run's page: what its lines of metrics.jsonl hold."""
 
-from lm.report import figures, values
+from lm.report import charts as charts_lib, values
 
 _MAX_PARTS = 6
 
@@ -61,7 +61,7 @@ def note(lines):
   if count == 1:
     return 'One train line so far: a curve is a single point.'
   return (
-    f'From {figures.number_text(count)} train lines; each is the mean since '
+    f'From {charts_lib.number_text(count)} train lines; each is the mean since '
     'the line before.'
   )
 
@@ -76,11 +76,11 @@ def _chart(title, unit, sources, *, from_zero=False):
       if values.is_number(line.get('step')) and values.is_number(line.get(name))
     ]
     series.append(
-      figures.Series(label, [x for x, _ in points], [y for _, y in points])
+      charts_lib.Series(label, [x for x, _ in points], [y for _, y in points])
     )
   # A name without any value, as of a run without validation, is no curve.
   series = [one for one in series if one.x] or series[:1]
-  return figures.line_chart(
+  return charts_lib.line_chart(
     series, title=title, x_label='step', y_label=unit, from_zero=from_zero
   )
 
@@ -99,10 +99,10 @@ def _parts_chart(lines, name, title, *, x_label, y_label):
     ]
     label = f'step {values.display(line.get("step"))}'
     series.append(
-      figures.Series(label, [x for x, _ in points], [y for _, y in points])
+      charts_lib.Series(label, [x for x, _ in points], [y for _, y in points])
     )
   if not any(one.x for one in series):
     return ''
-  return figures.line_chart(
+  return charts_lib.line_chart(
     series, title=title, x_label=x_label, y_label=y_label
   )

@@ -1,6 +1,6 @@
 """Units and meanings of the figures of a run, for people."""
 
-from lm import text_figures
+from lm.generation import diversity
 
 # Name → unit, meaning, for every figure with a fixed name.
 FIGURES = {
@@ -56,7 +56,7 @@ FIGURES = {
   'text_loss_tokens': ('tokens', 'Of these, tokens of text.'),
   'flops': (
     'FLOPs',
-    'Matrix products that the model needed in training (lm/flops.py).',
+    'Matrix products that the model needed in training (lm/training/flops.py).',
   ),
   'padding_share': (
     'of 1',
@@ -80,5 +80,5 @@ FIGURES['samples_count'] = (
 FIGURES |= {
   f'{whose}_{name}': ('', f'{texts}: {meaning}')
   for whose, texts in (('samples', 'Samples'), ('held_out', 'Held-out text'))
-  for name, (_, meaning) in text_figures.NAMES.items()
+  for name, (_, meaning) in diversity.NAMES.items()
 }

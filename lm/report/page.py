@@ -13,8 +13,12 @@ from typing import Any
 
 import markupsafe
 
-from lm import by_source, errors, files, metrics, text_figures
-from lm.report import curves, figures, meanings, template, values
+from lm import errors
+from lm.evaluation import by_source
+from lm.generation import diversity
+from lm.report import charts as charts_lib, curves, meanings, template, values
+from lm.runtime import files
+from lm.training import metrics
 
 # A page without them would leave a reader asking; they get a dash if absent.
 _ALWAYS = (
@@ -71,7 +75,7 @@ def render(workdir: pathlib.Path) -> str:
   charts = curves.draw(lines)
   return template.render(
     'page.html.jinja',
-    figure_style=markupsafe.Markup(figures.STYLE),
+    figure_style=markupsafe.Markup(charts_lib.STYLE),
     name=workdir.resolve().name or 'run',
     sentence=_sentence(config, provenance, lines),
     warnings=_warnings(lines, finished),
@@ -153,7 +157,7 @@ def _sentence(config, provenance, lines):
     parts.append(f'on {values.display(source)}')
   if steps is not None:
     unit = 'step' if steps == 1 else 'steps'
-    parts.append(f'for {figures.number_text(steps)} {unit}')
+    parts.append(f'for {charts_lib.number_text(steps)} {unit}')
   if provenance.get('devices'):
     parts.append(f'on {values.display(provenance["devices"])}')
   return ', '.join(parts) + '.'
@@ -166,7 +170,7 @@ def _warnings(lines, finished):
   elif not finished:
     step = lines[-1].get('step')
     where = (
-      f' The last line is of step {figures.number_text(step)}.'
+      f' The last line is of step {charts_lib.number_text(step)}.'
       if values.is_number(step)
       else ''
     )
@@ -224,14 +228,14 @@ def _tiles(final, provenance):
 
 def _bars(final):
   bars = [
-    figures.Bar(label, values.finite(final.get(name)))
+    charts_lib.Bar(label, values.finite(final.get(name)))
     for label, name in _BASELINES.items()
   ]
   ours = values.finite(final.get('bits_per_byte'))
   # A figure of other text, or by another scorer, is no bar among these.
   if ours is not None or _no_exact_scorer(final) is None:
-    bars.append(figures.Bar('this model', ours, True))
-  return figures.bar_chart(
+    bars.append(charts_lib.Bar('this model', ours, True))
+  return charts_lib.bar_chart(
     bars,
     title='Test text: lower is better',
     unit='bits per byte',
@@ -305,12 +309,10 @@ def _by_source(final):
 def _samples_beside(final):
   """Figures of the samples and of the held-out text, where there are any."""
   rows = []
-  for name, (label, meaning) in text_figures.NAMES.items():
+  for name, (label, meaning) in diversity.NAMES.items():
     keys = [f'{whose}_{name}' for whose in ('samples', 'held_out')]
     if any(final.get(k) is not None for k in keys):
-      cells = [
-        text_figures.cell(name, values.finite(final.get(k))) for k in keys
-      ]
+      cells = [diversity.cell(name, values.finite(final.get(k))) for k in keys]
       rows.append({'label': label, 'cells': cells, 'meaning': meaning})
   return rows
 

@@ -12,8 +12,8 @@ import pathlib
 import markupsafe
 import numpy as np
 
-from lm import files
-from lm.report import figures, template, views
+from lm.report import charts, template, views
+from lm.runtime import files
 
 # Pixels of a position, along the tokens and across them, and those above the
 # cells for the tokens that are seen; a packed row is drawn in a square.
@@ -37,7 +37,7 @@ def render(shown: views.Shown, name: str) -> str:
     'show.html.jinja',
     name=name,
     shown=shown,
-    style=markupsafe.Markup(figures.STYLE),
+    style=markupsafe.Markup(charts.STYLE),
     script=markupsafe.Markup(script),
     # Nothing else on the page can run, whatever the texts hold.
     script_hash=base64.b64encode(digest).decode(),

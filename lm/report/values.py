@@ -3,7 +3,7 @@
 import json
 import math
 
-from lm.report import figures
+from lm.report import charts
 
 DASH = '–'
 
@@ -23,7 +23,7 @@ def text(name, value):
     return display(value)
   if name.endswith('bits_per_byte') and 1e-3 <= abs(value) < 1e3:
     return f'{value:.3f}'
-  return figures.number_text(value)
+  return charts.number_text(value)
 
 
 def is_number(value):
@@ -51,13 +51,13 @@ def compact(count):
   for unit, suffix in ((10**9, 'G'), (10**6, 'M'), (10**3, 'k')):
     if unit <= count < 10**15:
       return f'{count / unit:.3g} {suffix}'
-  return figures.number_text(count)
+  return charts.number_text(count)
 
 
 def duration(seconds):
   """4.2 s, 4 min 12 s, 3 h 20 min."""
   if not 0 <= seconds < 1e9:
-    return figures.number_text(seconds)
+    return charts.number_text(seconds)
   if seconds < 60:
     return f'{seconds:.1f} s'
   minutes, rest = divmod(round(seconds), 60)

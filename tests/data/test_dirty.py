@@ -12,7 +12,8 @@ import ml_collections
 import pytest
 
 from experiments import base
-from lm import config as config_lib, errors
+from lm import errors
+from lm.config import resolve as config_lib
 from lm.data import collect, encoding, prepare, tally
 
 HARBOUR = """\

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from conftest import sentences
 
-from lm.data import duplicates, words
+from lm.data import duplicates
+from lm.data.text import words
 
 
 def slow_shingles(text):

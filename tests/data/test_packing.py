@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from experiments import base
-from lm import config as config_lib, errors, objectives, types
+from lm import errors, objectives, types
+from lm.config import resolve as config_lib
 from lm.data import packing, pipeline, store, tokenizer
 
 L = 16

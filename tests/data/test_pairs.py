@@ -10,7 +10,8 @@ import pytest
 from pyarrow import parquet
 
 from experiments import base
-from lm import config as config_lib, errors, objectives, scoring
+from lm import errors, objectives
+from lm.config import resolve as config_lib
 from lm.data import (
   mixture,
   packing,
@@ -19,6 +20,7 @@ from lm.data import (
   store,
   tokenizer,
 )
+from lm.evaluation import passages
 
 SEP, EOS = tokenizer.SEP, tokenizer.EOS
 
@@ -374,7 +376,7 @@ def test_held_out_text_has_both_sides_and_no_windows_are_cut(tmp_path):
   assert prepared.manifest['windows']['count'] == 0
   held_out = tmp_path / 'p' / 'held_out'
   assert not list(
-    scoring.suffixes(held_out / 'windows.jsonl', prepared.tokenizer())
+    passages.suffixes(held_out / 'windows.jsonl', prepared.tokenizer())
   )
 
 
@@ -518,10 +520,10 @@ def test_any_other_objective_reads_pairs_as_text(chinese, tmp_path):
   every = np.concatenate([split.read(d)[0] for d in range(len(split))])
   assert sorted(seen) == sorted(every.tolist())
   # What is scored is what is learnt.
-  allowed_V = scoring.allowed_ids(
+  allowed_V = passages.allowed_ids(
     prepared.tokenizer(), end=True, separator=True
   )
-  for passage in scoring.documents(prepared.held_out('test')):
+  for passage in passages.documents(prepared.held_out('test')):
     assert allowed_V[passage.scored].all()
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from lm import errors
-from lm.data import tokenizer, vocabulary, words
+from lm.data import tokenizer, vocabulary
+from lm.data.text import words
 
 ENGLISH = (
   'It is a truth universally acknowledged, that a single man in possession of '

@@ -12,15 +12,10 @@ from attention_cases import check_equals_reference, packed, random_qkv
 from jax.sharding import NamedSharding, PartitionSpec as P
 from test_transformer import batch_of
 
-from lm import (
-  config as config_lib,
-  errors,
-  models,
-  objectives,
-  sharding,
-  types,
-)
+from lm import errors, models, objectives, types
+from lm.config import resolve as config_lib
 from lm.models import attention, attention_kernels
+from lm.runtime import sharding
 
 
 @pytest.fixture

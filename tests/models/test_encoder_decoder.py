@@ -10,7 +10,8 @@ import pytest
 from rows import one_a_row
 
 from experiments import base
-from lm import config as config_lib, models, objectives, types
+from lm import models, objectives, types
+from lm.config import resolve as config_lib
 from lm.data import packing
 from lm.objectives import layout
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from test_encoder_decoder import T5, L, M, V, batch_of, build, pairs
 from transformers.models.t5 import modeling_t5
 
-from lm.models import relative
+from lm.models import relative_bias
 
 D, H, K, F = 32, 4, 16, 64
 LAYERS = {'encoder': 3, 'decoder': 2}
@@ -149,5 +149,5 @@ def test_buckets(bidirectional):
   expected = modeling_t5.T5Attention._relative_position_bucket(
     torch.from_numpy(distance), bidirectional=bidirectional
   )
-  found = relative.bucket(distance, bidirectional=bidirectional)
+  found = relative_bias.bucket(distance, bidirectional=bidirectional)
   np.testing.assert_array_equal(found, expected.numpy())

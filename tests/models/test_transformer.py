@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm import config as config_lib, models, objectives, types
+from lm import models, objectives, types
+from lm.config import resolve as config_lib
 from lm.data import tokenizer
 from lm.models import stack
 

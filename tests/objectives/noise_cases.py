@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm import losses, models, types
-from lm.data import packing, store, tokenizer, words
+from lm import models, types
+from lm.data import packing, store, tokenizer
+from lm.data.text import words
 from lm.models import attention
-from lm.objectives import base
+from lm.objectives import base, cross_entropy
 
 TEXTS = (
   'It was the best of times, it was the worst of times; internationalisation '
@@ -134,6 +135,6 @@ def token_losses(model, params, batch):
 
   def run(params, batch):
     logits = model.logits(params, model.hidden(params, batch))
-    return losses.cross_entropy(logits, batch.targets_BxL)
+    return cross_entropy.cross_entropy(logits, batch.targets_BxL)
 
   return jax.jit(run)(params, jax.tree.map(jnp.asarray, batch))

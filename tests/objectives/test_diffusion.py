@@ -8,7 +8,8 @@ import noise_cases
 import numpy as np
 import pytest
 
-from lm import config as config_lib, objectives, types
+from lm import objectives, types
+from lm.config import resolve as config_lib
 from lm.data import mixture, packing, tokenizer
 from lm.objectives import diffusion
 

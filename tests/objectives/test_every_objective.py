@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from experiments import base as base_config
-from lm import config as config_lib, models, objectives, types
+from lm import models, objectives, types
+from lm.config import resolve as config_lib
 from lm.data import packing, tokenizer
 from lm.models import attention
 from lm.objectives import base, token_loss

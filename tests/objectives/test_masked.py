@@ -4,9 +4,10 @@ import noise_cases
 import numpy as np
 import pytest
 
-from lm import config as config_lib, objectives, types
+from lm import objectives, types
+from lm.config import resolve as config_lib
 from lm.data import packing, tokenizer
-from lm.objectives import layout, masked, noise
+from lm.objectives import layout, masked, masking
 
 BOS, EOS, MASK = tokenizer.BOS, tokenizer.EOS, tokenizer.MASK
 NUM_SPECIAL = tokenizer.NUM_SPECIAL
@@ -43,8 +44,8 @@ def test_example_of_the_docstring(config):
 
 def test_parts_of_the_docstrings():
   ids = np.array([300, 301, 302, EOS])
-  assert noise.maskable(np.array([300, 301, EOS])).tolist() == [0, 1]
-  one = noise.example(
+  assert masking.maskable(np.array([300, 301, EOS])).tolist() == [0, 1]
+  one = masking.example(
     ids, np.array([0, 2]), weight=2.0, read=np.array([MASK, 302])
   )
   assert one.tokens_L.tolist() == [BOS, MASK, 301, 302, EOS]

@@ -13,10 +13,11 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments import base as experiments_base
-from lm import config as config_lib, errors, objectives, types
+from lm import errors, objectives, types
+from lm.config import resolve as config_lib
 from lm.data import packing, tokenizer
 from lm.models import attention
-from lm.objectives import base, components as components_lib, layout
+from lm.objectives import base, layout, mixture_components as components_lib
 
 BOS, EOS = tokenizer.BOS, tokenizer.EOS
 S0 = tokenizer.SENTINELS[0]

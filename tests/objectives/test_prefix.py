@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from lm import config as config_lib, models, objectives
+from lm import models, objectives
+from lm.config import resolve as config_lib
 from lm.data import packing, tokenizer
 from lm.objectives import base, layout, prefix
 

@@ -6,10 +6,12 @@ import math
 import numpy as np
 import pytest
 
-from lm import config as config_lib, errors, objectives
-from lm.data import packing, store, tokenizer, words
+from lm import errors, objectives
+from lm.config import resolve as config_lib
+from lm.data import packing, store, tokenizer
+from lm.data.text import words
 from lm.models import attention
-from lm.objectives import base, span, spans
+from lm.objectives import base, span, span_noise
 
 BOS, EOS, MASK = tokenizer.BOS, tokenizer.EOS, tokenizer.MASK
 S0 = tokenizer.SENTINELS[0]
@@ -88,15 +90,15 @@ def test_arithmetic_of_t5(config, window, raw, targets):
 
 
 def test_counts_round_halves_to_even_and_leave_one_of_each():
-  assert spans.Noise(0.15, 3.0).counts(284) == (43, 14)
-  assert spans.Noise(0.5, 3.0).counts(5) == (2, 1)
-  assert spans.Noise(0.5, 2.0).counts(10) == (5, 2)
+  assert span_noise.Noise(0.15, 3.0).counts(284) == (43, 14)
+  assert span_noise.Noise(0.5, 3.0).counts(5) == (2, 1)
+  assert span_noise.Noise(0.5, 2.0).counts(10) == (5, 2)
   for rate in (1e-6, 0.15, 0.5, 0.99):
     for mean in (1.0, 3.0, 64.0):
-      assert spans.Noise(rate, mean).counts(1) == (1, 1)
-      assert spans.Noise(rate, mean).counts(1, end=True) == (0, 0)
+      assert span_noise.Noise(rate, mean).counts(1) == (1, 1)
+      assert span_noise.Noise(rate, mean).counts(1, end=True) == (0, 0)
       for n in range(2, 60):
-        noise, runs = spans.Noise(rate, mean).counts(n)
+        noise, runs = span_noise.Noise(rate, mean).counts(n)
         assert 1 <= runs <= noise <= n - 1
         assert runs <= n - noise
         expected = min(max(np.round(rate * n), 1), n - 1)
@@ -106,7 +108,7 @@ def test_counts_round_halves_to_even_and_leave_one_of_each():
 def test_too_few_sentinels_are_an_error_at_the_window_that_needs_them(config):
   # T5's window of 1024 at (3, .5) needs all 256.
   raw, inputs, targets = span.lengths(1024, 0.5, 3.0)
-  assert spans.Noise(0.5, 3.0).counts(raw) == (768, 256)
+  assert span_noise.Noise(0.5, 3.0).counts(raw) == (768, 256)
   options = {'rate': 0.5, 'mean': 3.0}
   config.data.sequence_length = inputs + targets
   assert make(config, **options).raw_length == raw
@@ -123,10 +125,10 @@ def test_too_few_sentinels_are_an_error_at_the_window_that_needs_them(config):
 
 
 def test_examples_of_the_docstrings():
-  noise = spans.Noise(0.4, 3.0)
+  noise = span_noise.Noise(0.4, 3.0)
   assert noise.place(5, 2, 0.7).tolist() == [0, 1, 1, 0, 0]
   assert noise.place(5, 2, 0.3).tolist() == [1, 0, 0, 0, 1]
-  starts = spans.run_starts(bools(0, 1, 1, 0, 1))
+  starts = span_noise.run_starts(bools(0, 1, 1, 0, 1))
   assert starts.tolist() == [0, 1, 0, 0, 1]
   form = span.Form()
   inputs, targets = form.pair(np.arange(15, 20), bools(0, 1, 1, 0, 0))
@@ -158,13 +160,13 @@ def test_forms_are_those_of_table_3():
 
 def test_noise_has_its_share_and_its_spans_over_10_000_examples():
   rng = np.random.default_rng(0)
-  noise = spans.Noise(0.15, 3.0)
+  noise = span_noise.Noise(0.15, 3.0)
   n, count = 101, 10_000
   where, first = np.zeros(n), []
   for _ in range(count):
     mask = noise.mask(np.full(n, TEXT), np.zeros(n), rng)
     assert mask.sum() == 15
-    starts = spans.run_starts(mask)
+    starts = span_noise.run_starts(mask)
     assert starts.sum() == 5
     assert mask[-1]
     assert not mask[0]
@@ -179,7 +181,7 @@ def test_noise_has_its_share_and_its_spans_over_10_000_examples():
 
 def test_a_single_span_is_rolled_anywhere_and_no_other():
   rng = np.random.default_rng(0)
-  noise = spans.Noise(0.15, 3.0)
+  noise = span_noise.Noise(0.15, 3.0)
   n, count = 20, 10_000
   where = np.zeros(n)
   for _ in range(count):
@@ -195,7 +197,7 @@ def test_a_single_span_is_rolled_anywhere_and_no_other():
 @pytest.mark.parametrize('fields', OPTIONS)
 def test_nothing_special_is_noise_and_the_shortest_chunks_are_defined(fields):
   rng = np.random.default_rng(0)
-  noise = spans.Noise(
+  noise = span_noise.Noise(
     **{
       'rate': 0.15,
       'mean': 3.0,
@@ -220,10 +222,10 @@ def test_nothing_special_is_noise_and_the_shortest_chunks_are_defined(fields):
       assert np.count_nonzero(inputs == EOS) == 1
 
 
-@pytest.mark.parametrize('kind', spans.NOISES)
+@pytest.mark.parametrize('kind', span_noise.NOISES)
 def test_words_are_whole_and_come_to_the_rate(kind):
   rng = np.random.default_rng(0)
-  noise = spans.Noise(0.15, 3.0, kind, 'word')
+  noise = span_noise.Noise(0.15, 3.0, kind, 'word')
   total, wanted, runs = 0, 0, 0
   for n in rng.integers(60, 300, 200):
     one = chunk(n, rng)
@@ -233,17 +235,17 @@ def test_words_are_whole_and_come_to_the_rate(kind):
     count, most = noise.counts(n)
     assert count - max(8, count // 8) <= mask.sum() <= count
     if kind == 'spans':
-      assert spans.run_starts(mask).sum() <= most
+      assert span_noise.run_starts(mask).sum() <= most
     total += mask.sum()
     wanted += count
-    runs += spans.run_starts(mask).sum()
+    runs += span_noise.run_starts(mask).sum()
   assert 0.97 < total / wanted <= 1
   mean = total / runs
   assert 3 < mean < 6 if kind == 'spans' else mean < 5
 
 
 def test_words_that_are_all_too_long_leave_tokens():
-  noise = spans.Noise(0.15, 3.0, unit='word')
+  noise = span_noise.Noise(0.15, 3.0, unit='word')
   rng = np.random.default_rng(0)
   mask = noise.mask(np.full(100, TEXT), np.arange(100) // 50, rng)
   assert mask.sum() == 15
@@ -251,12 +253,12 @@ def test_words_that_are_all_too_long_leave_tokens():
 
 def test_sentences_are_whole_and_come_to_about_the_rate():
   rng = np.random.default_rng(0)
-  noise = spans.Noise(0.3, 3.0, unit='sentence')
+  noise = span_noise.Noise(0.3, 3.0, unit='sentence')
   total, wanted, tokens = 0, 0, 0
   for n in rng.integers(150, 400, 100):
     one = chunk(n, rng)
     mask = noise.mask(one.ids_L, one.word_L, rng)
-    sentence = spans.sentence_index(one.ids_L)
+    sentence = span_noise.sentence_index(one.ids_L)
     whole = [len(set(mask[sentence == s].tolist())) for s in set(sentence)]
     tokens += max(whole) > 1
     total += mask.sum()
@@ -271,12 +273,12 @@ def test_sentences_are_whole_and_come_to_about_the_rate():
 def test_sentences_of_the_docstring_and_of_both_languages():
   tokens = 'Go|.| He| is| 3|.|5|.”|\n|好|。|我'.split('|')
   pieces = [token.encode() for token in tokens]
-  index = spans.sentence_index(np.arange(len(tokens)), pieces)
+  index = span_noise.sentence_index(np.arange(len(tokens)), pieces)
   assert index.tolist() == [0, 0, 1, 1, 1, 1, 1, 1, 1, 2, 2, 3]
   found = {}
   for text in (ENGLISH, CHINESE):
     ids = tokenizer.train('bytes', 526, []).encode(text)
-    index = spans.sentence_index(ids)
+    index = span_noise.sentence_index(ids)
     raw = text.encode()
     found[text] = [
       bytes(raw[i] for i in np.flatnonzero(index == s)).decode()
@@ -301,7 +303,7 @@ def test_sentences_of_the_docstring_and_of_both_languages():
     '没有人反对。',
   ]
   with pytest.raises(ValueError, match='id 600 has no bytes'):
-    spans.sentence_index(np.array([600]))
+    span_noise.sentence_index(np.array([600]))
 
 
 # What is made of it.
@@ -350,7 +352,7 @@ def test_targets_spliced_into_inputs_are_the_text(coders, fields):
     ids = coder.encode(text)
     starts = np.cumsum(coder.byte_lengths_V[ids]) - coder.byte_lengths_V[ids]
     word = words.word_index(text, starts)
-    noise = spans.Noise(
+    noise = span_noise.Noise(
       fields.get('rate', 0.15),
       fields.get('mean', 3.0),
       fields.get('noise', 'spans'),

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from lm import errors
-from lm.report import figures, page
+from lm.report import charts, page
 
 FINAL = {
   'step': 40,
@@ -330,15 +330,15 @@ def test_long_curves_are_thinned_and_keep_their_spikes():
   y = [1.0] * 5000
   y[1234] = 9.0
   points = list(enumerate(y))
-  kept = figures.thin(points, 500)
+  kept = charts.thin(points, 500)
   assert 100 < len(kept) <= 500
   assert kept[0] == points[0]
   assert kept[-1] == points[-1]
   assert (1234, 9.0) in kept
   assert kept == sorted(kept)
-  assert figures.thin(points[:500], 500) == points[:500]
-  svg = figures.line_chart(
-    [figures.Series('a', range(5000), y)], title='t', x_label='x', y_label='y'
+  assert charts.thin(points[:500], 500) == points[:500]
+  svg = charts.line_chart(
+    [charts.Series('a', range(5000), y)], title='t', x_label='x', y_label='y'
   )
   assert _curve_lengths(svg)[0] == len(kept)
 
@@ -347,8 +347,8 @@ def test_long_curves_are_thinned_and_keep_their_spikes():
   'y', [[0.0], [5e-324], [0.0, 5e-324], [-1e300, 1e300], [7.0, 7.0 + 1e-15]]
 )
 def test_any_range_can_be_drawn(y):
-  svg = figures.line_chart(
-    [figures.Series('a', range(len(y)), y)],
+  svg = charts.line_chart(
+    [charts.Series('a', range(len(y)), y)],
     title='t',
     x_label='x',
     y_label='y',
@@ -364,8 +364,8 @@ def test_hover_titles_tell_the_values(make_run):
 
 
 def test_bars_are_proportional_to_their_values():
-  bars = [figures.Bar('a', 2.0), figures.Bar('b', 1.0), figures.Bar('c', None)]
-  svg = figures.bar_chart(bars, title='t', unit='u')
+  bars = [charts.Bar('a', 2.0), charts.Bar('b', 1.0), charts.Bar('c', None)]
+  svg = charts.bar_chart(bars, title='t', unit='u')
   a, b, c = map(float, re.findall(r'<rect[^>]* width="([^"]*)"', svg))
   assert a == pytest.approx(2 * b, abs=0.1)
   assert a > 300
@@ -381,7 +381,7 @@ def test_bars_are_proportional_to_their_values():
   ],
 )
 def test_ticks_are_round(low, high, expected):
-  assert figures.ticks(low, high) == pytest.approx(expected)
+  assert charts.ticks(low, high) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -397,11 +397,11 @@ def test_ticks_are_round(low, high, expected):
   ],
 )
 def test_numbers_are_readable(value, text):
-  assert figures.number_text(value) == text
+  assert charts.number_text(value) == text
 
 
 def test_colours_have_contrast_in_both_modes():
-  light, dark = figures.STYLE.split('@media')
+  light, dark = charts.STYLE.split('@media')
   for style in (light, dark):
     colours = dict(re.findall(r'--([\w-]+): (#\w{6})', style))
     texts = [name for name in colours if name.startswith('series')]

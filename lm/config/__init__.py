@@ -1,0 +1,1 @@
+"""From a config as given to one that a run can trust."""

@@ -1,0 +1,1 @@
+"""Characters, words, scripts and rules of cleaning."""

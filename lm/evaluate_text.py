@@ -1,0 +1,271 @@
+"""Any text, scored by a finished run: what each of its tokens costs.
+
+stdout is JSON lines. An object a token, in order:
+
+  {"document": "a.txt", "start": 0, "end": 3, "id": 812, "text": "The",
+   "bits": 5.25}
+
+`start` and `end` are bytes of the document's text in UTF-8; a document's tokens
+tile it from 0. A byte order mark at the head of a file is no text. A token that
+is only part of a character has the text null and the key `bytes`, in
+hexadecimal. The last token of a document is its end, of no byte.
+
+The last line is the figures: `bits_per_byte` counts the ends of documents, as
+the run's own figure on its test documents does; `text_bits_per_byte` does not.
+Ends, and the figure with them, are there for runs alone whose scorer is exact;
+runs that give no bits to each token in turn are refused.
+"""
+
+import base64
+import collections
+import dataclasses
+import io
+import json
+import pathlib
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from experiments import base as base_config
+from lm import errors, evaluate, load_run
+from lm.config import resolve as config_lib, unread
+from lm.data import sources, tokenizer
+from lm.data.sources import streams
+from lm.evaluation import passages as passages_lib, scoring_methods
+from lm.runtime import console, hosts
+
+STDIN = '-'
+# What to read, and how.
+FIELDS = ('data.path', 'data.text_column', 'data.encoding', 'data.errors')
+# What is read besides: text by text, and each token exactly.
+_READS = ('evaluate.batch_size',)
+_WHOLE = 2**31 - 1  # bytes: no document is cut
+
+
+def run(workdir: pathlib.Path, overrides: Mapping[str, Any]):
+  """Scores the text at `data.path`, a file, folder, glob or - for stdin.
+
+  Args:
+    overrides: 'section.field' -> value; FIELDS say what to read and the others
+      what else differs from the run's own config.
+
+  Raises:
+    UserError: no run, or no text, or text in another encoding.
+  """
+  unread.check_overrides(
+    overrides, _READS, '--mode=evaluate with --config.data.path'
+  )
+  config_lib.load(workdir)  # A mistake in it comes before any in the text.
+  path = overrides['data.path']
+  size, found = _open(overrides)
+  rest = {k: v for k, v in overrides.items() if k not in FIELDS}
+  run = load_run.load(workdir, rest)
+  config_lib.check_scoring(run.config)
+  kind = _kind(run)
+  # On a terminal the lines themselves show how far it is.
+  shown = hosts.is_first() and not sys.stdout.isatty()
+  stream = sys.stderr if shown else io.StringIO()
+  with console.Progress(
+    'scoring byte', start=0, total=size, stream=stream
+  ) as progress:
+    figures = _score(run, kind, found, progress)
+  if not figures['documents']:
+    raise errors.UserError(
+      f'data.path={path!r} holds no text to score; give a file that is not '
+      'empty'
+    )
+  print(json.dumps({'step': run.step, 'path': path, **figures}))
+  if hosts.is_first():
+    print(_table(workdir, run.step, path, figures), file=sys.stderr)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Text(passages_lib.Passage):
+  """A document; ends[i] is the byte behind its i-th id."""
+
+  name: str
+  ends: np.ndarray
+
+
+def _kind(run: load_run.Trained) -> scoring_methods.Kind:
+  """How the run's objective scores.
+
+  Raises:
+    UserError: not token by token.
+  """
+  kind = scoring_methods.KINDS.get(run.objective.scorer)
+  if kind is None or not kind.chain:
+    name = run.config.objective.name
+    raise errors.UserError(
+      f"objective.name='{name}' (scorer {run.objective.scorer}) gives no bits "
+      'to each token in turn; leave data.path out for the figures it has'
+    )
+  return kind
+
+
+def _score(
+  run: load_run.Trained, kind: scoring_methods.Kind, found, progress
+) -> dict[str, Any]:
+  """Prints the lines of all tokens; the sums."""
+  scorer, coder = evaluate.make_scorer(run, kind), run.tokenizer
+  allowed_V = passages_lib.allowed_ids(coder, end=kind.documents)
+  skipped = collections.Counter()
+  documents = tokens = size = 0
+  bits = end_bits = 0.0
+
+  def passages() -> Iterator[_Text]:
+    for document in found:
+      if isinstance(document, sources.Skipped):
+        skipped[document.reason] += 1
+      else:
+        yield _passage(document, coder, end=kind.documents)
+
+  for parts in scorer.batches(run.params, passages(), allowed_V):
+    for part in parts:
+      lines = list(_lines(part, coder))
+      print(*(json.dumps(x, ensure_ascii=False) for x in lines), sep='\n')
+      bits += float(part.bits_n.sum(dtype=np.float64))
+      tokens += len(lines)
+      last = lines[-1]
+      if part.first + len(lines) == len(part.passage.scored):
+        documents, size = documents + 1, size + last['end']
+        if last['id'] == tokenizer.EOS:
+          end_bits += float(part.bits_n[-1])
+      progress.advance(last['end'] - lines[0]['start'])
+  figures = {'documents': documents, 'bytes': size, 'tokens': tokens}
+  if skipped:
+    figures['skipped'] = dict(skipped)
+  if size:
+    if kind.documents:
+      figures |= {'bits_per_byte': bits / size, 'end_bits': end_bits}
+    figures |= {
+      'text_bits_per_byte': (bits - end_bits) / size,
+      'bits': bits,
+      'scorer': run.objective.scorer,
+    }
+  return figures
+
+
+def _passage(
+  document: sources.Document, coder: tokenizer.Tokenizer, *, end: bool
+) -> _Text:
+  ids = coder.encode(document.text)
+  if end:
+    ids = np.append(ids, np.int32(tokenizer.EOS))
+  ends = np.cumsum(coder.byte_lengths_V[ids], dtype=np.int64)
+  return _Text(
+    context=np.zeros(0, np.int32),
+    scored=ids,
+    size=int(ends[-1]),
+    name=document.name,
+    ends=ends,
+  )
+
+
+def _lines(
+  part: passages_lib.Part, coder: tokenizer.Tokenizer
+) -> Iterator[dict[str, Any]]:
+  """The object of each token."""
+  document, first = part.passage, part.first
+  stop = first + len(part.bits_n)
+  start = int(document.ends[first - 1]) if first else 0
+  for id_, end, bits in zip(
+    document.scored[first:stop].tolist(),
+    document.ends[first:stop].tolist(),
+    part.bits_n.tolist(),
+    strict=True,
+  ):
+    line = {'document': document.name, 'start': start, 'end': end, 'id': id_}
+    piece = coder.decode_bytes([id_])
+    try:
+      line['text'] = piece.decode()
+    except UnicodeDecodeError:
+      line |= {'text': None, 'bytes': piece.hex()}
+    yield {**line, 'bits': round(bits, 6)}
+    start = end
+
+
+def _open(overrides: Mapping[str, Any]):
+  """About how many bytes there are, and an iterator over the documents."""
+  path = overrides['data.path']
+  # Not the run's own `data`: that tells how its text was read.
+  config = base_config.get_config()
+  for field in FIELDS:
+    if field in overrides:
+      config.data[field.removeprefix('data.')] = overrides[field]
+  config.data.source, config.data.document_bytes = 'files', _WHOLE
+  config_data = config_lib.resolve(config).data
+  if path == STDIN:
+    return _plain(STDIN, _read_stdin(), config_data.encoding)
+  file = pathlib.Path(path).expanduser()
+  try:
+    source = sources.make(config_data)
+  except errors.UserError:
+    # A lone file whose name tells no format is text; anything else is wrong.
+    if file.is_dir() or not file.exists():
+      raise
+    try:
+      with streams.open_bytes(file) as stream:
+        return _plain(file.name, stream.read(), config_data.encoding)
+    except streams.StreamError as error:
+      raise errors.UserError(
+        f'data.path: {file} {error}; give a whole file'
+      ) from None
+    except OSError as error:
+      raise errors.UserError(
+        f'data.path: {file} cannot be read ({error.strerror}); make it readable'
+      ) from None
+  return sum(p.stat().st_size for p in source.inputs), source.documents()
+
+
+def _read_stdin() -> bytes:
+  """Of the first process: what starts several gives the others none."""
+
+  def read() -> str:
+    data = sys.stdin.buffer.read() if sys.stdin else b''
+    return base64.b64encode(data).decode()
+
+  return base64.b64decode(hosts.decide(read))
+
+
+def _plain(name: str, data: bytes, encoding: str):
+  """The bytes of one document, and it; a mistake in it leaves no other."""
+  is_utf8 = streams.is_utf8(encoding)
+  try:
+    text = data.decode('utf-8' if is_utf8 else encoding).removeprefix('\ufeff')
+  except UnicodeError as error:
+    if not is_utf8:
+      raise errors.UserError(
+        f'data.path: {name} is not {encoding}; give the encoding that it has '
+        'as data.encoding'
+      ) from None
+    raise errors.UserError(
+      f'data.path: {name} is not UTF-8 at byte {error.start}; convert it, for '
+      'instance with iconv -f GB18030 -t UTF-8 OLD > NEW, or give its '
+      "encoding, for instance data.encoding='gb18030'"
+    ) from None
+  found = [] if not text or text.isspace() else [sources.Document(name, text)]
+  return len(data), iter(found)
+
+
+def _table(workdir, step: int, path: str, figures: Mapping[str, Any]) -> str:
+  """The figures for a person."""
+  lines = [
+    f'{workdir}, step {step}: {path}, {figures["bytes"]:,} bytes, '
+    f'{figures["tokens"]:,} tokens, {figures["documents"]:,} document(s)',
+  ]
+  if 'bits_per_byte' in figures:
+    lines.append(
+      f'  {figures["bits_per_byte"]:6.3f}  bits per byte, the end of each '
+      'document counted'
+    )
+  scorer = figures['scorer']
+  lines.append(
+    f'  {figures["text_bits_per_byte"]:6.3f}  bits per byte of the text alone, '
+    f'scorer {scorer}: {scoring_methods.KINDS[scorer].meaning}'
+  )
+  for reason, count in figures.get('skipped', {}).items():
+    lines.append(f'{count} document(s) skipped: {reason}')
+  return '\n'.join(lines)

@@ -1,0 +1,1 @@
+"""Held-out text: passages, scorers, validation and baselines."""

@@ -1,0 +1,119 @@
+"""What held-out text costs without a neural network, in bits per byte."""
+
+import json
+import logging
+import lzma
+import pathlib
+import threading
+
+import numpy as np
+
+from lm.data import prepare, store, tokenizer
+from lm.runtime import files
+
+# The dictionary of `xz -9`: training text further back cannot help it.
+XZ_DICTIONARY = 64 << 20
+
+
+def xz(texts: list[bytes]) -> float:
+  """`xz -9` of all the texts as one file."""
+  data = b''.join(texts)
+  return 8 * len(_compress(data)) / len(data)
+
+
+def xz_given_training(training: bytes, texts: list[bytes]) -> float:
+  """What the texts add to `xz -9` of the training text before them.
+
+  Args:
+    training: only its last `XZ_DICTIONARY` bytes matter.
+  """
+  data = b''.join(texts)
+  training = training[-(XZ_DICTIONARY - len(data)) :]
+  added = len(_compress(training + data)) - len(_compress(training))
+  return 8 * added / len(data)
+
+
+def _compress(data: bytes) -> bytes:
+  return lzma.compress(data, preset=9)
+
+
+def unigram(
+  train: store.Split, held_out: store.Split, coder: tokenizer.Tokenizer
+) -> float:
+  """A model of single pieces, add-one smoothed, EOS included.
+
+  Every piece of text and EOS can be predicted; bits of EOS count, as they do
+  for the model.
+  """
+  possible_V = coder.byte_lengths_V > 0
+  possible_V[tokenizer.EOS] = True
+  counts_V = train.counts(coder.vocab_size) + possible_V
+  bits_V = np.log2(counts_V.sum()) - np.log2(np.maximum(counts_V, 1))
+  scored_V = held_out.counts(coder.vocab_size)
+  return float(scored_V @ bits_V / (scored_V @ coder.byte_lengths_V))
+
+
+def training_text(
+  train: store.Split, coder: tokenizer.Tokenizer, limit: int = XZ_DICTIONARY
+) -> bytes:
+  """The last `limit` bytes of the training split, decoded from its ids."""
+  parts, size = [], 0
+  for document in reversed(range(len(train))):
+    part = coder.decode_bytes(train.read(document)[0])
+    parts.append(part)
+    size += len(part)
+    if size >= limit:
+      break
+  return b''.join(reversed(parts))[-limit:]
+
+
+def compute(prepared: prepare.Prepared) -> dict[str, float]:
+  """All of them, as names and values of the final line of metrics.jsonl."""
+  train, test = prepared.train(), prepared.held_out('test')
+  coder = prepared.tokenizer()
+  texts = [coder.decode_bytes(test.read(d)[0]) for d in range(len(test))]
+  return {
+    'xz_bits_per_byte': xz(texts),
+    'xz_given_training_bits_per_byte': xz_given_training(
+      training_text(train, coder), texts
+    ),
+    'unigram_bits_per_byte': unigram(train, test, coder),
+  }
+
+
+class Task:
+  """Computes the baselines beside the training, once for prepared data."""
+
+  def __init__(self, prepared: prepare.Prepared):
+    self._prepared = prepared
+    self._path = prepared.directory / 'baselines.json'
+    self._figures = read(self._path)
+    self._error: Exception | None = None
+    # A daemon: leaving does not wait for xz.
+    self._thread = threading.Thread(target=self._run, daemon=True)
+    if not self._figures:
+      self._thread.start()
+
+  def result(self) -> dict[str, float]:
+    """The figures; waits for them."""
+    if self._thread.ident is not None:
+      self._thread.join()
+    if self._error:
+      raise self._error
+    return self._figures
+
+  def _run(self):
+    try:
+      self._figures = compute(self._prepared)
+    except Exception as error:
+      self._error = error
+      return
+    try:
+      files.write_json(self._path, self._figures)
+    except OSError as error:  # shared data may be read-only
+      logging.warning('%s cannot be kept: %s', self._path, error)
+
+
+def read(path: pathlib.Path) -> dict[str, float]:
+  """What a `baselines.json` holds; {} where there is none."""
+  return json.loads(path.read_text()) if path.exists() else {}

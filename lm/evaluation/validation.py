@@ -1,0 +1,177 @@
+"""The objective's own loss on held-out rows, and where in them it lies."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm import types
+from lm.data import packing, store, tokenizer
+from lm.evaluation import passages
+from lm.models import base
+from lm.objectives import base as objectives_base, cross_entropy, token_loss
+from lm.runtime import sharding
+from lm.training import metrics, step
+
+# Equal parts of the window, and of the shares of text that can be masked.
+POSITIONS, RATIOS = 8, 10
+
+
+class Validation:
+  """Reads validation rows, the same corruption of the same chunks each time.
+
+  Drawn anew, corruption would add more noise than what is looked for.
+
+  left_out: what to say of pairs that do not fit a row.
+  """
+
+  def __init__(
+    self,
+    split: store.Split,
+    objective: objectives_base.Objective,
+    model: base.Model,
+    mesh: jax.sharding.Mesh,
+    config,
+  ):
+    self._objective, self._mesh = objective, mesh
+    self._batch_size = config.evaluate.batch_size
+    self._rows = packing.Rows(
+      split,
+      objective,
+      # Not the run's: runs of several seeds are measured on the same rows.
+      seed=0,
+      cross_document_attention=config.data.cross_document_attention,
+    )
+    self.left_out = self._rows.left_out('validation')
+    limit = config.evaluate.batches * self._batch_size or 2**62
+    self._count = self._rows.rows_in_first_epoch(limit)
+    self._empty = packing.pack([], objective.capacity)
+    self._step = jax.jit(
+      _make_step(objective, model, config.train.loss_chunk),
+      out_shardings=sharding.replicated(mesh),
+    )
+
+  def __call__(self, params: base.Params) -> dict[str, Any]:
+    """The figures of a validation line.
+
+    `loss` and `loss/NAME` in nats; `bits_by_position`: bits of a predicted
+    token, by its place in the window; where tokens are masked
+    `loss_by_masking_ratio`: nats of a predicted token, by the share of its
+    segment's text that is predicted. Both are means of equal parts, None where
+    nothing is predicted. `perplexity`, where the loss is that of a text.
+    """
+    terms: dict[str, np.ndarray] = {}
+    parts: dict[str, np.ndarray] = {}
+    local = sharding.local_rows(self._mesh, self._batch_size)
+    for first in range(0, self._count, self._batch_size):
+      numbers = [first + int(row) for row in local]
+      rows = [
+        self._rows[n] if n < self._count else self._empty for n in numbers
+      ]
+      batch = sharding.put_batch(
+        self._mesh, packing.stack(rows), self._batch_size
+      )
+      found = jax.device_get(self._step(params, batch))
+      for sums, new in zip((terms, parts), found, strict=True):
+        for name, pair in new.items():
+          sums[name] = sums.get(name, 0.0) + np.asarray(pair, np.float64)
+    values: dict[str, Any] = metrics.term_losses(
+      {name: pair.tolist() for name, pair in terms.items()},
+      self._objective.coefficients,
+    )
+    # The exponential of anything else than a text's likelihood, as of tokens
+    # at masks, is no perplexity.
+    if self._objective.scorer == 'exact' and len(terms) == 1 and values:
+      values['perplexity'] = math.exp(min(values['loss'], 700.0))
+    return values | _means(parts)
+
+
+def _means(parts: Mapping[str, np.ndarray]) -> dict[str, list[float | None]]:
+  return {
+    name: [
+      float(total / weight) if weight else None
+      for total, weight in zip(*pair, strict=True)
+    ]
+    for name, pair in parts.items()
+  }
+
+
+def _make_step(
+  objective: objectives_base.Objective, model: base.Model, chunk: int
+):
+  """(params, batch) -> terms, and sums and weights [2, parts] by name."""
+  evaluate = step.make_evaluate_step(objective, model)
+
+  def run(params, batch: types.Batch):
+    nll_BxP, predicted_BxP = _token_losses(model, params, batch, chunk)
+    length = batch.tokens_BxL.shape[1]
+    parts = {
+      'bits_by_position': _sums(
+        nll_BxP / jnp.log(2.0),
+        predicted_BxP,
+        batch.position_BxL * POSITIONS // length,
+        POSITIONS,
+        batch,
+      )
+    }
+    if objective.attention == 'bidirectional':
+      parts['loss_by_masking_ratio'] = _sums(
+        nll_BxP, predicted_BxP, masking_ratio_tenths(batch), RATIOS, batch
+      )
+    return evaluate(params, batch), parts
+
+  return run
+
+
+def _token_losses(model, params, batch, chunk):
+  """Nats of each position that is read out, and 1 where it is predicted."""
+  # XLA computes once what this has in common with the loss of the objective;
+  # only a readout in chunks is done twice.
+  hidden_BxPxD, targets_BxP, weights_BxP = token_loss.read_out(
+    model.hidden(params, batch), batch
+  )
+  nll_BxP = passages.map_chunks(
+    lambda chunk: cross_entropy.cross_entropy(
+      model.logits(params, chunk[0]), chunk[1]
+    ),
+    (hidden_BxPxD, targets_BxP),
+    chunk or targets_BxP.shape[1],
+  )
+  return nll_BxP, (weights_BxP > 0).astype(jnp.float32)
+
+
+def masking_ratio_tenths(batch: types.Batch) -> jax.Array:
+  """int [B, L]: tenths of a segment's text that are predicted, 9 at most.
+
+  3 of 10 tokens -> 3; all of them -> 9
+  """
+  text_BxL = (batch.targets_BxL >= tokenizer.NUM_SPECIAL) & (
+    batch.segment_BxL > 0
+  )
+  masked_BxL = text_BxL & (batch.weights_BxL > 0)
+  most = batch.targets_BxL.shape[1] + 1
+
+  def of_segments(counted_L, segment_L):
+    counts = jax.ops.segment_sum(counted_L.astype(jnp.int32), segment_L, most)
+    return counts[segment_L]
+
+  masked_BxL, text_BxL = (
+    jax.vmap(of_segments)(x, batch.segment_BxL) for x in (masked_BxL, text_BxL)
+  )
+  tenths_BxL = masked_BxL * RATIOS // jnp.maximum(text_BxL, 1)
+  return jnp.minimum(tenths_BxL, RATIOS - 1)
+
+
+def _sums(values_BxP, predicted_BxP, part_BxL, count, batch) -> jax.Array:
+  """Sums and numbers of the predicted positions in each part, [2, count]."""
+  part_BxP = token_loss.at_predictions(part_BxL, batch)
+  in_part_BxPxC = jax.nn.one_hot(part_BxP, count) * predicted_BxP[:, :, None]
+  return jnp.stack(
+    [
+      jnp.einsum('bp,bpc->c', values_BxP, in_part_BxPxC),
+      jnp.sum(in_part_BxPxC, axis=(0, 1)),
+    ]
+  )

@@ -1,0 +1,1 @@
+"""Prompts to text, by every strategy that an objective allows."""

@@ -1,0 +1,161 @@
+"""Spans behind sentinels: what stands for each, and the text with them."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from lm import errors, load_run, types
+from lm.data import tokenizer
+from lm.evaluation import passages
+from lm.generation import completion, left_to_right, prompts
+
+# What one sentinel stands for, as ids.
+Pair = tuple[int, tuple[int, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+  """Ids without BOS, sentinels among them, and what the model reads.
+
+  marks: the sentinels as they stand in the text, see `prompts.marks`.
+  """
+
+  ids_L: np.ndarray
+  marks: Sequence[str]
+  example: types.Example
+
+
+@dataclasses.dataclass(frozen=True)
+class Spliced(left_to_right.Continued):
+  """The prompt with its spans filled in.
+
+  pairs: what was generated, a sentinel's name and the text behind it.
+  missing: sentinels of the prompt that were not generated; their names stand
+    in the text.
+  stray: ids before the first sentinel, which stand for nothing.
+  """
+
+  pairs: tuple[tuple[str, str], ...]
+  missing: tuple[str, ...]
+  stray: int
+
+  def ending(self) -> str:
+    """Why there is no more of it, and what is wrong with it."""
+    text = ', end of the spans' if self.stop == 'end' else super().ending()
+    if self.missing:
+      text += f'; nothing for {", ".join(self.missing)}'
+    if self.stray:
+      text += f'; {self.stray} before the first sentinel left out'
+    return text
+
+  def shown(self) -> str:
+    """The text, and a line a span."""
+    return '\n'.join([self.text, *(name + span for name, span in self.pairs)])
+
+
+class Spans(completion.Completer):
+  """Generates `<extra_id_0>`, its span, `<extra_id_1>`, ..., until EOS.
+
+  Nothing forces the sentinels to come, or to come in order: what comes is put
+  where its sentinel stands in the prompt.
+  """
+
+  def __init__(self, run: load_run.Trained):
+    super().__init__(run.config.generate)
+    self._coder = run.tokenizer
+    allowed_V = passages.allowed_ids(run.tokenizer, end=True)
+    allowed_V[tokenizer.SENTINELS.start : tokenizer.SENTINELS.stop] = True
+
+    def read(prompt: str) -> types.Example:
+      inputs = prompts.encode(prompt, self._coder)
+      return run.objective.filling(inputs, left_to_right.UNKNOWN)
+
+    self._generator = left_to_right.Generator(run, read, allowed_V)
+
+  def encode(self, prompt: str) -> Prompt:
+    """A prompt with sentinels.
+
+    Raises:
+      UserError: it has none, or not 0, 1, 2, ..., or does not fit the context.
+    """
+    ids_L = prompts.encode(prompt, self._coder)
+    found = ids_L[prompts.is_mark(ids_L)].tolist()
+    if not found or found != list(tokenizer.SENTINELS)[: len(found)]:
+      names = [tokenizer.SPECIAL_NAMES[i] for i in found]
+      raise errors.UserError(
+        f'the prompt has {", ".join(names) or "no sentinel"}; number what is '
+        f'to be found from {prompts.SENTINEL} on, in order: '
+        f'{prompts.SENTINEL}, <extra_id_1>, ...'
+      )
+    marks = prompts.marks(prompt, self._coder)
+    return Prompt(ids_L, marks, self._generator.encode(prompt))
+
+  def batch(
+    self,
+    group: Sequence[Prompt],
+    samples: Sequence[int] | None = None,
+    *,
+    on_text: completion.OnText = lambda row, text: None,
+  ) -> list[Spliced]:
+    """See `completion.Completer`; all text comes at the end."""
+    continued = self._generator.batch([x.example for x in group], samples)
+    completions = [
+      splice(prompt, one, self._coder)
+      for prompt, one in zip(group, continued, strict=True)
+    ]
+    for row, spliced in enumerate(completions):
+      on_text(row, spliced.shown())
+    return completions
+
+
+def parse(ids: Sequence[int]) -> tuple[list[int], list[Pair]]:
+  """Generated ids to what is before any sentinel, and what is behind each.
+
+  [310 S0 311 312 S1 313] -> [310], [(S0, (311, 312)), (S1, (313,))]
+  """
+  stray, pairs = [], []
+  for i in ids:
+    if i in tokenizer.SENTINELS:
+      pairs.append((i, ()))
+    elif pairs:
+      pairs[-1] = (pairs[-1][0], (*pairs[-1][1], i))
+    else:
+      stray.append(i)
+  return stray, pairs
+
+
+def splice(
+  prompt: Prompt,
+  continued: left_to_right.Continued,
+  coder: tokenizer.Tokenizer,
+) -> Spliced:
+  """The spans of a completion put where their sentinels stand in a prompt.
+
+  ids_L [310 S0 311 S1], completion [S0 312 S1 313 314] -> the text of
+  [310 312 311 313 314]
+
+  A sentinel that does not come stays in the text; of one that comes twice, the
+  first counts. The one that closes the last span, as in T5's targets of text
+  that goes on behind it, is no pair.
+  """
+  wanted = prompt.ids_L[prompts.is_mark(prompt.ids_L)].tolist()
+  stray, pairs = parse(continued.ids)
+  found = {i: coder.decode_bytes(span) for i, span in reversed(pairs)}
+  fillings = [
+    found.get(i, mark.encode())
+    for i, mark in zip(wanted, prompt.marks, strict=True)
+  ]
+  text, dropped = prompts.splice(prompt.ids_L, fillings, coder)
+  names = tokenizer.SPECIAL_NAMES
+  return Spliced(
+    text=text,
+    ids=continued.ids,
+    dropped_bytes=dropped,
+    stop=continued.stop,
+    pairs=tuple(
+      (names[i], coder.decode(span)) for i, span in pairs if i in wanted or span
+    ),
+    missing=tuple(names[i] for i in wanted if i not in found),
+    stray=len(stray),
+  )

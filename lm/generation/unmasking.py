@@ -1,0 +1,182 @@
+"""Iterative unmasking: from masks to text over some steps, one compiled step.
+
+As masked diffusion samples (Nie et al. 2025, LLaDA; Sahoo et al. 2024, MDLM)
+and MaskGIT decodes (Chang et al. 2022, section 3.2): all masks are predicted at
+once, some are filled, the others stay masked for the next step. What is filled
+stays.
+
+Axes besides the project's legend: `P` masks of a row, `K` of them that a step
+fills at most, `R` = B x K.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lm import types
+from lm.evaluation import passages
+from lm.generation import sampling
+from lm.models import base
+from lm.objectives import token_loss
+from lm.training import step as step_lib
+
+
+def counts(masks: int, steps: int | None) -> np.ndarray:
+  """How many masks each step fills, as even as can be; int32 [steps].
+
+  masks 7, steps 3    [3 2 2]
+  masks 3, steps 5    [1 1 1]
+
+  Args:
+    steps: None, or more than there are masks: one a step.
+  """
+  steps = min(steps or masks, masks)
+  return (masks // steps + (np.arange(steps) < masks % steps)).astype(np.int32)
+
+
+def candidates(
+  model: base.Model,
+  params: base.Params,
+  batch: types.Batch,
+  allowed_V: jax.Array,
+  count: int,
+) -> tuple[jax.Array, jax.Array]:
+  """The likeliest ids for each mask by itself, all others masked, too.
+
+  Args:
+    batch: has the masks' positions as `predict_BxP`.
+
+  Returns:
+    Probabilities among the allowed ids, falling, and the ids; [B, P, count].
+  """
+  hidden_BxPxD, _, _ = token_loss.read_out(model.hidden(params, batch), batch)
+
+  def likeliest(chunk):
+    (hidden_BxcxD,) = chunk
+    logits_BxcxV = model.logits(params, hidden_BxcxD).astype(jnp.float32)
+    logits_BxcxV = jnp.where(allowed_V, logits_BxcxV, -jnp.inf)
+    return jax.lax.top_k(jax.nn.softmax(logits_BxcxV, axis=-1), count)
+
+  return passages.map_chunks(
+    likeliest,
+    (hidden_BxPxD,),
+    passages.positions_at_a_time(len(hidden_BxPxD), len(allowed_V)),
+  )
+
+
+def make_step(model: base.Model, allowed_V: jax.Array, settings):
+  """A step, not yet compiled.
+
+  (params, batch, masked [B, P], count [B], seed, names [B, 2], K) ->
+  (tokens [B, L], masked [B, P]). It fills `count` of the masks of each row,
+  those at the places of `predict_BxP` where `masked` is true. Which, is up to
+  `generate.order`, see ORDERS.
+
+  Args:
+    allowed_V: bool, ids that masks may become.
+    settings: the section `generate` of a config.
+  """
+  # One step fills all, in no order.
+  order = _no_order if settings.order is None else ORDERS[settings.order]
+  draw = functools.partial(
+    sampling.sample,
+    temperature=settings.temperature,
+    top_k=settings.top_k,
+    top_p=settings.top_p,
+    min_p=settings.min_p,
+  )
+
+  def step(params, batch, masked_BxP, count_B, seed, names_Bx2, K):
+    seen_BxV = sampling.prompt_ids(batch, len(allowed_V))
+    hidden_BxPxD, _, _ = token_loss.read_out(model.hidden(params, batch), batch)
+
+    def read(hidden_RxD):
+      """Of as many places of each row."""
+      return sampling.readout(
+        model,
+        params,
+        hidden_RxD,
+        jnp.repeat(seen_BxV, len(hidden_RxD) // len(count_B), axis=0),
+        allowed_V,
+        settings.repetition_penalty,
+      )
+
+    def keys(name, place_Bxn):
+      # Of the sample and the place: not of what else is in the batch.
+      key = step_lib.named_key(jax.random.PRNGKey(seed), name)
+      keys_B = _fold(_fold(key, names_Bx2[:, 0]), names_Bx2[:, 1])
+      return jax.vmap(_fold)(keys_B, place_Bxn)
+
+    score_BxP = order(
+      read, keys, hidden_BxPxD, batch.predict_BxP, len(allowed_V)
+    )
+    score_BxP = jnp.where(masked_BxP, score_BxP, -jnp.inf)
+    _, chosen_BxK = jax.lax.top_k(score_BxP, K)
+    place_BxK = jnp.take_along_axis(batch.predict_BxP, chosen_BxK, axis=1)
+    hidden_BxKxD = jnp.take_along_axis(
+      hidden_BxPxD, chosen_BxK[:, :, None], axis=1
+    )
+    logits_RxV = read(hidden_BxKxD.reshape(-1, hidden_BxKxD.shape[-1]))
+    keys_R = keys('generate', place_BxK).reshape(len(logits_RxV), -1)
+    ids_BxK = draw(logits_RxV, keys_R).reshape(place_BxK.shape)
+    filled_BxK = jnp.arange(K)[None, :] < count_B[:, None]
+    return (
+      _put(batch.tokens_BxL, place_BxK, ids_BxK, filled_BxK),
+      _put(masked_BxP, chosen_BxK, False, filled_BxK),
+    )
+
+  return step
+
+
+def _confidence(read, keys, hidden_BxPxD, place_BxP, V):
+  """The probability of the likeliest id."""
+  del keys, place_BxP
+
+  def of(chunk):
+    (hidden_BxcxD,) = chunk
+    logits_RxV = read(hidden_BxcxD.reshape(-1, hidden_BxcxD.shape[-1]))
+    p_R = jnp.max(jax.nn.softmax(logits_RxV, axis=-1), axis=-1)
+    return p_R.reshape(hidden_BxcxD.shape[:2])
+
+  return passages.map_chunks(
+    of,
+    (hidden_BxPxD,),
+    passages.positions_at_a_time(len(hidden_BxPxD), V),
+  )
+
+
+def _random(read, keys, hidden_BxPxD, place_BxP, V):
+  """The same at each step: an order of the places."""
+  del read, hidden_BxPxD, V
+  return jax.vmap(jax.vmap(jax.random.uniform))(keys('order', place_BxP))
+
+
+def _no_order(read, keys, hidden_BxPxD, place_BxP, V):
+  """All alike."""
+  del read, keys, hidden_BxPxD, V
+  return jnp.zeros(place_BxP.shape)
+
+
+# generate.order -> a score of each mask; the highest are filled first.
+#
+# confidence: at temperature 0 as LLaDA's low-confidence remasking and MaskGIT.
+# Above 0 these draw at every mask and keep the draws that turned out likely,
+# which sharpens the distribution that was asked for; here the place is chosen
+# first, and then drawn for as anywhere else.
+# random: as the reverse process of masked diffusion.
+ORDERS = {'confidence': _confidence, 'random': _random}
+
+
+def _fold(keys, numbers_n):
+  """Folds a number each into a key, or into a key each."""
+  axes = (None if keys.ndim == 1 else 0, 0)
+  return jax.vmap(jax.random.fold_in, in_axes=axes)(keys, numbers_n)
+
+
+def _put(array_Bxn, place_BxK, values, where_BxK):
+  """Sets the places where it is said."""
+  place_BxK = jnp.where(where_BxK, place_BxK, array_Bxn.shape[1])
+  row_Bx1 = jnp.arange(len(array_Bxn))[:, None]
+  return array_Bxn.at[row_Bx1, place_BxK].set(values, mode='drop')

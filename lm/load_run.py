@@ -1,0 +1,75 @@
+"""A trained model from its run folder alone."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_collections
+
+from experiments import base as base_config
+from lm import models, objectives
+from lm.config import resolve as config_lib
+from lm.data import tokenizer
+from lm.models import base as models_base
+from lm.objectives import base as objectives_base
+from lm.runtime import sharding
+from lm.training import checkpoint, program
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+  """What scoring and generating need; params are those evaluated at `step`."""
+
+  config: ml_collections.FrozenConfigDict
+  tokenizer: tokenizer.Tokenizer
+  objective: objectives_base.Objective
+  model: models_base.Model
+  mesh: jax.sharding.Mesh
+  params: models_base.Params
+  step: int
+
+
+def load(workdir: pathlib.Path, overrides: Mapping[str, Any]) -> Trained:
+  """The latest checkpoint of a run folder whose parameters can be read.
+
+  The optimizer's slots are not: their shapes alone are known here.
+
+  Args:
+    overrides: 'section.field' -> value, over the folder's config.
+
+  Raises:
+    UserError: no run or no checkpoint there, or a value out of range.
+  """
+  config = ml_collections.ConfigDict(config_lib.load(workdir))
+  # A copy of the tokenizer is in the folder; the source may be gone.
+  coder = tokenizer.load(workdir / 'tokenizer')
+  config.data.tokenizer = str(workdir / 'tokenizer')
+  # The devices here are not those that it was trained on.
+  config.mesh = base_config.get_config().mesh
+  config.model.attention = None
+  for field, value in overrides.items():
+    section, name = field.split('.')
+    config[section][name] = value
+  config = config_lib.resolve(config, given=overrides)
+  # Here: a checkpoint that does not fit the mesh looks like a damaged one.
+  config_lib.check_model(config)
+  objective = objectives.make(config, coder)
+  mesh = sharding.make_mesh(config)
+  model = models.make(config, objective, mesh)
+  abstract = program.make(config, objective, model, mesh).abstract
+  checkpoints = checkpoint.Checkpoints(workdir)
+  try:
+    params, number = checkpoints.restore_params(abstract)
+  finally:
+    checkpoints.close()
+  return Trained(
+    config=config,
+    tokenizer=coder,
+    objective=objective,
+    model=model,
+    mesh=mesh,
+    params=params,
+    step=number,
+  )

@@ -1,0 +1,1 @@
+"""Files, processes, devices, signals and the terminal."""

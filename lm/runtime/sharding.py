@@ -1,0 +1,151 @@
+"""Where every array of a train state and of a batch lives on the mesh.
+
+Mesh axes: `data` replicates parameters and splits the batch; `fsdp` splits
+both; `tensor` splits heads, the MLP's width and the vocabulary.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+
+from lm import errors
+from lm.runtime import parameter_rules
+
+# Parameter path -> PartitionSpec; slots of the optimizer end in the same paths.
+# Layers are stacked: their leading axis N is not split.
+PARAMETERS = (
+  (r'/(query|key|value)/kernel$', P(None, 'fsdp', 'tensor', None)),
+  (r'/(query|key|value)/bias$', P(None, 'tensor', None)),
+  (r'attention/out/kernel$', P(None, 'tensor', None, 'fsdp')),
+  (r'/mlp/(gate|up)/kernel$', P(None, 'fsdp', 'tensor')),
+  (r'/mlp/(gate|up)/bias$', P(None, 'tensor')),
+  (r'/mlp/down/kernel$', P(None, 'tensor', 'fsdp')),
+  (r'/token/embedding$', P('tensor', 'fsdp')),
+  (r'/(position|type)/embedding$', P(None, 'fsdp')),
+  (r'/relative/embedding$', P(None, 'tensor')),
+  (r'/(transform|pooler/dense)/kernel$', P('fsdp', None)),
+  (r'/readout_kernel$', P('fsdp', 'tensor')),
+  (r'/readout_bias$', P('tensor')),
+  (r'norm/(scale|bias)$|/(out|down|transform|dense)/bias$', P()),
+  (r'(^|/)(step|count|key|ns_coeffs)$', P()),
+  # Of adafactor: a row and a column a matrix, or the square of a vector.
+  (r'/(v_row|v_col|v)$', P()),
+)
+BATCH = P(('data', 'fsdp'))
+
+
+def mesh_shape(config, device_count: int) -> dict[str, int]:
+  """Devices along each axis, -1 filled in.
+
+  Raises:
+    UserError: the axes do not multiply to the number of devices.
+  """
+  shape = {name: config.mesh[name] for name in ('data', 'fsdp', 'tensor')}
+  for name, size in shape.items():
+    if size < 1 and size != -1:
+      raise errors.UserError(
+        f'mesh.{name}={size}: give a number of devices, or -1 for what is left'
+      )
+  free = [name for name, size in shape.items() if size == -1]
+  if len(free) > 1:
+    raise errors.UserError(
+      f'mesh.{free[0]}=-1 and mesh.{free[1]}=-1: only one axis can take what '
+      'is left; set the other to a number'
+    )
+  fixed = int(np.prod([size for size in shape.values() if size != -1]))
+  if free and device_count % fixed == 0:
+    shape[free[0]] = device_count // fixed
+  if int(np.prod(list(shape.values()))) != device_count:
+    axes = ' x '.join(f'mesh.{n}={config.mesh[n]}' for n in shape)
+    raise errors.UserError(
+      f'{axes} does not fit {device_count} device(s): the product must be '
+      f'{device_count}; set one axis to -1 to take what is left'
+    )
+  return shape
+
+
+def make_mesh(
+  config, devices: Sequence[jax.Device] | None = None
+) -> jax.sharding.Mesh:
+  """The mesh over all devices, or over those given.
+
+  Devices come host by host, and the last axis changes fastest: `tensor`, and
+  then `fsdp`, stay inside of a host where they fit.
+  """
+  devices = jax.devices() if devices is None else devices
+  shape = mesh_shape(config, len(devices))
+  # Auto: Linen modules carry no sharding of their own.
+  return jax.make_mesh(
+    tuple(shape.values()),
+    tuple(shape),
+    axis_types=(jax.sharding.AxisType.Auto,) * len(shape),
+    devices=devices,
+  )
+
+
+def of_state(mesh: jax.sharding.Mesh, abstract_state: Any) -> Any:
+  """A NamedSharding for every leaf of a train state."""
+  specs = parameter_rules.tree_match(PARAMETERS, abstract_state)
+  return jax.tree.map(
+    lambda spec: NamedSharding(mesh, spec),
+    specs,
+    is_leaf=lambda x: isinstance(x, P),
+  )
+
+
+def of_batch(mesh: jax.sharding.Mesh) -> NamedSharding:
+  """Rows are split over every axis that is not `tensor`."""
+  return NamedSharding(mesh, BATCH)
+
+
+def gathered(embeddings: Any, mesh: jax.sharding.Mesh | None) -> Any:
+  """Embeddings as they are looked up in: put together along `fsdp`.
+
+  Left to itself, XLA splits what is found as the table is, along the width, and
+  goes on like that: every device works on all rows of the batch.
+
+  Args:
+    mesh: None: nothing is done.
+  """
+  if mesh is None:
+    return embeddings
+
+  def gather(path, x):
+    spec = parameter_rules.match(
+      PARAMETERS, f'embeddings/{parameter_rules.path_name(path)}'
+    )
+    whole = (None if axis == 'fsdp' else axis for axis in spec)
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(*whole)))
+
+  return jax.tree_util.tree_map_with_path(gather, embeddings)
+
+
+def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
+  """A copy on every device."""
+  return NamedSharding(mesh, P())
+
+
+def local_rows(mesh: jax.sharding.Mesh, batch_size: int) -> np.ndarray:
+  """Sorted indices of the global batch's rows that this process must build."""
+  indices = of_batch(mesh).addressable_devices_indices_map((batch_size,))
+  rows = [np.arange(batch_size)[index] for index in indices.values()]
+  return np.unique(np.concatenate(rows))
+
+
+def put_batch(mesh: jax.sharding.Mesh, batch: Any, batch_size: int) -> Any:
+  """Host rows, those of `local_rows`, to global arrays split over the mesh."""
+  sharding = of_batch(mesh)
+  place = np.full(batch_size, -1)
+  rows = local_rows(mesh, batch_size)
+  place[rows] = np.arange(len(rows))
+
+  def put(local):
+    shape = (batch_size, *local.shape[1:])
+    return jax.make_array_from_callback(
+      shape, sharding, lambda index: local[place[index[0]]]
+    )
+
+  return jax.tree.map(put, batch)

@@ -1,0 +1,1 @@
+"""State, step, optimizer, budget, checkpoints and metrics."""

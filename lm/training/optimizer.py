@@ -1,0 +1,337 @@
+"""Optimizers and learning-rate schedules, from optax, with parameter rules."""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from optax import contrib
+
+from lm.runtime import parameter_rules
+
+# Whether weight decay applies: to matrices, not to norms, biases, and tables of
+# positions and types.
+DECAY = (
+  (r'norm/|bias$|/(position|type|relative)/', False),
+  (r'/(kernel|embedding|readout_kernel)$', True),
+)
+# How a parameter is made of matrices: (axes that count layers, axes of the
+# matrix's input side); the rest are its output side. Without an input side it
+# is made of vectors.
+MATRICES = (
+  (r'/layers/.*(norm/|/bias$)', (1, 0)),
+  (r'/(query|key|value)/kernel$', (1, 1)),
+  (r'attention/out/kernel$', (1, 2)),
+  (r'/mlp/(gate|up|down)/kernel$', (1, 1)),
+  (r'/embedding$|/readout_kernel$', (0, 1)),
+  (r'/(transform|dense)/kernel$', (0, 1)),
+  (r'norm/|bias$', (0, 0)),
+)
+# Who takes a parameter's step when `muon` is chosen.
+MUON = (
+  (r'norm/|bias$|/embedding$|/readout_kernel$', 'adamw'),
+  (r'/kernel$', 'muon'),
+)
+
+
+def _constant(cfg):
+  return optax.constant_schedule(cfg.learning_rate)
+
+
+def _linear(cfg):
+  final = cfg.learning_rate * cfg.final_fraction
+  steps = cfg.schedule_steps - cfg.warmup_steps
+  return optax.linear_schedule(cfg.learning_rate, final, steps)
+
+
+def _cosine(cfg):
+  """Loshchilov and Hutter 2017, equation 5, without restarts."""
+  steps = cfg.schedule_steps - cfg.warmup_steps
+  return optax.cosine_decay_schedule(
+    cfg.learning_rate, steps, alpha=cfg.final_fraction
+  )
+
+
+def _inverse_sqrt(cfg):
+  """Vaswani et al. 2017, equation 3, with the peak in place of its width.
+
+  Step n, from 1, has the rate peak * sqrt(warmup_steps / n). Neither
+  `schedule_steps` nor `final_fraction` matters.
+  """
+  warmup = max(1, cfg.warmup_steps)
+
+  def schedule(count):
+    # Counts below 0 are asked for, too, and not used.
+    step = jnp.maximum(warmup, cfg.warmup_steps + count + 1)
+    return cfg.learning_rate * jnp.sqrt(warmup / step)
+
+  return schedule
+
+
+def _wsd(cfg):
+  """Warmup, stable, decay (Hu et al. 2024, section 4.2).
+
+  The decay takes the last `decay_fraction` of `schedule_steps` and falls as
+  1 - sqrt(x), which Hägele et al. 2024, section 3, found to beat a line.
+  """
+  steps = decay_steps(cfg)
+  stable = cfg.schedule_steps - cfg.warmup_steps - steps
+
+  def decay(count):
+    fallen = jnp.sqrt(jnp.clip(count / steps, 0.0, 1.0))
+    return cfg.learning_rate * (1 - (1 - cfg.final_fraction) * fallen)
+
+  return optax.join_schedules([_constant(cfg), decay], [stable])
+
+
+def decay_steps(cfg) -> int:
+  """Steps in the final decay of `wsd`, one at least."""
+  return max(1, round(cfg.decay_fraction * cfg.schedule_steps))
+
+
+# What follows the warmup, of the steps since its end.
+SCHEDULES: dict[str, Callable[[Any], optax.Schedule]] = {
+  'cosine': _cosine,
+  'linear': _linear,
+  'constant': _constant,
+  'inverse_sqrt': _inverse_sqrt,
+  'wsd': _wsd,
+}
+
+
+def make_schedule(config) -> optax.Schedule:
+  """Learning rate by step: a linear warmup to the peak, then the schedule.
+
+  The warmup counts towards `schedule_steps`. Past them cosine, linear and wsd
+  stay at the final rate, constant at the peak, and inverse_sqrt falls on.
+  Step 0 already moves: its rate is peak / warmup_steps.
+  """
+  cfg = config.optimizer
+  after = SCHEDULES[cfg.schedule](cfg)
+  if not cfg.warmup_steps:
+    return after
+  first = cfg.learning_rate / cfg.warmup_steps
+  warmup = optax.linear_schedule(first, cfg.learning_rate, cfg.warmup_steps - 1)
+  return optax.join_schedules([warmup, after], [cfg.warmup_steps])
+
+
+# Optimizer -> the fields that it reads, with their defaults.
+DEFAULTS: dict[str, Mapping[str, float]] = {
+  'sgd': {'momentum': 0.9, 'weight_decay': 0.1},
+  'rmsprop': {
+    'b2': 0.9,
+    'epsilon': 1e-8,
+    'momentum': 0.0,
+    'weight_decay': 0.0,
+  },
+  'adam': {'b1': 0.9, 'b2': 0.999, 'epsilon': 1e-8, 'weight_decay': 0.0},
+  'adamw': {'b1': 0.9, 'b2': 0.95, 'epsilon': 1e-8, 'weight_decay': 0.1},
+  'adafactor': {'epsilon': 1e-30, 'weight_decay': 0.0},
+  'lion': {'b1': 0.9, 'b2': 0.99, 'weight_decay': 0.1},
+  'muon': {
+    'momentum': 0.95,
+    'b1': 0.9,
+    'b2': 0.95,
+    'epsilon': 1e-8,
+    'weight_decay': 0.1,
+  },
+}
+
+
+def _decay_mask(params):
+  return parameter_rules.tree_match(DECAY, params)
+
+
+def _decayed(cfg):
+  return optax.add_decayed_weights(cfg.weight_decay, mask=_decay_mask)
+
+
+def _sgd(cfg, schedule):
+  """Heavy-ball momentum (Polyak 1964); the decay is part of the gradient."""
+  sgd = optax.sgd(schedule, momentum=cfg.momentum or None)
+  return optax.chain(_decayed(cfg), sgd)
+
+
+def _rmsprop(cfg, schedule):
+  """Tieleman and Hinton 2012, lecture 6.5; decay as in `_sgd`.
+
+  The mean square starts at 0 and is not corrected for it.
+  """
+  rmsprop = optax.rmsprop(
+    schedule,
+    decay=cfg.b2,
+    eps=cfg.epsilon,
+    eps_in_sqrt=False,
+    momentum=cfg.momentum or None,
+  )
+  return optax.chain(_decayed(cfg), rmsprop)
+
+
+def _adam(cfg, schedule):
+  """Kingma and Ba 2015, algorithm 1; decay as in `_sgd`."""
+  adam = optax.adam(schedule, b1=cfg.b1, b2=cfg.b2, eps=cfg.epsilon)
+  return optax.chain(_decayed(cfg), adam)
+
+
+def _adamw(cfg, schedule):
+  """Loshchilov and Hutter 2019, algorithm 2: the decay is a step of its own."""
+  return optax.adamw(
+    schedule,
+    b1=cfg.b1,
+    b2=cfg.b2,
+    eps=cfg.epsilon,
+    weight_decay=cfg.weight_decay,
+    mask=_decay_mask,
+  )
+
+
+def _adafactor(cfg, schedule):
+  """Shazeer and Stern 2018, algorithms 4 and 5, on each layer's matrices.
+
+  The rate is relative to a matrix's root mean square: 1e-2 is their largest.
+  The decay is that of adamw.
+  """
+  step = optax.chain(
+    optax.scale_by_factored_rms(min_dim_size_to_factor=1, epsilon=cfg.epsilon),
+    optax.clip_by_block_rms(1.0),
+    optax.scale_by_param_block_rms(1e-3),
+  )
+  return optax.chain(
+    _on_matrices(step), _decayed(cfg), optax.scale_by_learning_rate(schedule)
+  )
+
+
+def _lion(cfg, schedule):
+  """Chen et al. 2023, algorithm 2.
+
+  Its steps have one size: rates are 3 to 10 times smaller than adamw's, and
+  weight decays as much larger (section 5).
+  """
+  return optax.lion(
+    schedule,
+    b1=cfg.b1,
+    b2=cfg.b2,
+    weight_decay=cfg.weight_decay,
+    mask=_decay_mask,
+  )
+
+
+def _muon(cfg, schedule):
+  """Jordan et al. 2024, on each layer's matrices, and adamw on the rest.
+
+  Both take one rate and one decay (Liu et al. 2025, equation 4).
+  """
+  muon = optax.chain(
+    contrib.scale_by_muon(
+      beta=cfg.momentum, weight_dimension_numbers=_muon_dimensions
+    ),
+    optax.stateless(_scale_like_adamw),
+    _decayed(cfg),
+    optax.scale_by_learning_rate(schedule),
+  )
+  return optax.partition(
+    {'muon': muon, 'adamw': _adamw(cfg, schedule)},
+    functools.partial(parameter_rules.tree_match, MUON),
+  )
+
+
+def _muon_dimensions(params):
+  def dimensions(path, x):
+    layers, rows = parameter_rules.match(
+      MATRICES, parameter_rules.path_name(path)
+    )
+    return contrib.MuonDimensionNumbers(
+      reduction_axis=tuple(range(layers, layers + rows)),
+      output_axis=tuple(range(layers + rows, x.ndim)),
+    )
+
+  return jax.tree_util.tree_map_with_path(dimensions, params)
+
+
+def _scale_like_adamw(updates, params):
+  """To a root mean square of about 0.2, which the updates of adamw have.
+
+  That of an orthogonal matrix is 1 / sqrt(its longer side).
+  """
+  del params
+
+  def scale(path, update):
+    _, view = _view(path, update)
+    return 0.2 * max(view[-2:]) ** 0.5 * update
+
+  return jax.tree_util.tree_map_with_path(scale, updates)
+
+
+def _on_matrices(
+  inner: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+  """Runs `inner` on every matrix and vector alone, as `MATRICES` cuts them.
+
+  Left to itself, optax takes a stack of layers for one array: its norms would
+  mix layers, and its rows and columns would be of heads, not of matrices.
+  """
+
+  def init_one(path, param):
+    layers, view = _view(path, param)
+    return _over(layers, inner.init)(param.reshape(view))
+
+  def update_one(path, update, state, param):
+    layers, view = _view(path, param)
+    new, state = _over(layers, inner.update)(
+      update.reshape(view), state, param.reshape(view)
+    )
+    return new.reshape(update.shape), state
+
+  def init(params):
+    return jax.tree_util.tree_map_with_path(init_one, params)
+
+  def update(updates, state, params):
+    leaves, structure = jax.tree_util.tree_flatten_with_path(updates)
+    others = [structure.flatten_up_to(tree) for tree in (state, params)]
+    results = [
+      update_one(*leaf, *other)
+      for leaf, *other in zip(leaves, *others, strict=True)
+    ]
+    return tuple(structure.unflatten(x) for x in zip(*results, strict=True))
+
+  return optax.GradientTransformation(init, update)
+
+
+def _view(path, x) -> tuple[int, tuple[int, ...]]:
+  """The axes that count layers, and a shape of matrices or vectors behind."""
+  layers, rows = parameter_rules.match(
+    MATRICES, parameter_rules.path_name(path)
+  )
+  whole = x.shape[:layers]
+  if rows:
+    whole = (*whole, math.prod(x.shape[layers : layers + rows]))
+  return layers, (*whole, math.prod(x.shape[layers + rows :]))
+
+
+def _over(layers: int, function):
+  for _ in range(layers):
+    function = jax.vmap(function)
+  return function
+
+
+OPTIMIZERS = {
+  'adamw': _adamw,
+  'sgd': _sgd,
+  'rmsprop': _rmsprop,
+  'adam': _adam,
+  'adafactor': _adafactor,
+  'lion': _lion,
+  'muon': _muon,
+}
+
+
+def make(config) -> optax.GradientTransformation:
+  """Clips the global norm of the gradient, then steps."""
+  cfg = config.optimizer
+  step = OPTIMIZERS[cfg.name](cfg, make_schedule(config))
+  if not cfg.clip_norm:
+    return step
+  return optax.chain(optax.clip_by_global_norm(cfg.clip_norm), step)

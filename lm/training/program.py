@@ -1,0 +1,160 @@
+"""What runs on the devices: a fresh state and the compiled step of a config.
+
+Training, measuring a budget in seconds and benchmarks share it, so that what is
+timed is what trains.
+"""
+
+import dataclasses
+import itertools
+import pathlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import optax
+
+from lm import errors, types
+from lm.data import packing, pipeline, prepare
+from lm.models import base
+from lm.objectives import base as objectives_base
+from lm.runtime import hosts, sharding
+from lm.training import optimizer, step
+
+# Steps that a measurement runs before those that it times, and those.
+WARMUP, TIMED = 3, 10
+
+# (state, batch) -> (state, metrics); the state that is given is gone.
+CompiledStep = Callable[
+  [step.TrainState, types.Batch], tuple[step.TrainState, step.Metrics]
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """A config's parts on a mesh; `abstract` says where the state lies."""
+
+  config: ml_collections.FrozenConfigDict
+  objective: objectives_base.Objective
+  model: base.Model
+  mesh: jax.sharding.Mesh
+  transform: optax.GradientTransformation
+  abstract: step.TrainState
+
+  def init(self) -> step.TrainState:
+    """A fresh state, bit for bit the same at each call."""
+    return jax.jit(
+      lambda: step.init_state(
+        self.model,
+        self.transform,
+        self.config.seed,
+        average=self.config.train.ema > 0,
+      ),
+      out_shardings=jax.tree.map(lambda x: x.sharding, self.abstract),
+    )()
+
+  def compile(self) -> CompiledStep:
+    """The train step for this config's batches."""
+    train_step = step.make_train_step(
+      self.objective,
+      self.model,
+      self.transform,
+      optimizer.make_schedule(self.config),
+      microbatches=self.config.train.microbatches,
+      ema=self.config.train.ema,
+    )
+    empty = packing.pack([], self.objective.capacity)
+    batch = self.put(packing.stack([empty] * len(self.local_rows())))
+    jitted = step.jit_step(train_step, self.mesh, self.abstract)
+    return jitted.lower(self.abstract, batch).compile()
+
+  def local_rows(self) -> Any:
+    """Of each batch, the rows that this process builds."""
+    return sharding.local_rows(self.mesh, self.config.data.batch_size)
+
+  def put(self, batch: types.Batch) -> types.Batch:
+    """Rows of the host to the mesh."""
+    return sharding.put_batch(self.mesh, batch, self.config.data.batch_size)
+
+  def batches(
+    self, rows: packing.Rows, *, first: int, stop: int
+  ) -> Iterator[types.Batch]:
+    """Batches `first` to `stop - 1` on the host, as training reads them."""
+    data = self.config.data
+    return pipeline.iterate(
+      rows,
+      batch_size=data.batch_size,
+      local_rows=self.local_rows(),
+      first=first,
+      stop=stop,
+      threads=data.threads,
+      prefetch=data.prefetch,
+    )
+
+
+def find_prepared(
+  preparing: Callable[[], prepare.Prepared],
+) -> prepare.Prepared:
+  """The data, which one process prepares while the others wait.
+
+  Raises:
+    UserError: processes do not share the folder.
+  """
+  directory = hosts.decide(lambda: str(preparing().directory))
+  prepared = prepare.load(pathlib.Path(directory))
+  if prepared is None:
+    raise errors.UserError(
+      f'the data prepared in {directory} is not there for every process; '
+      'give a data.directory on a file system that all hosts share'
+    )
+  return prepared
+
+
+def make(config, objective, model, mesh) -> Program:
+  """The program of a resolved config."""
+  transform = optimizer.make(config)
+  return Program(
+    config=config,
+    objective=objective,
+    model=model,
+    mesh=mesh,
+    transform=transform,
+    abstract=step.abstract_state(
+      model, transform, mesh, average=config.train.ema > 0
+    ),
+  )
+
+
+def time_steps(
+  compiled: CompiledStep, state: step.TrainState, batches: Iterable[types.Batch]
+) -> tuple[list[float], step.TrainState]:
+  """Seconds of each step but the first, and the state after all of them.
+
+  As in training, a step is dispatched before the one ahead of it has ended.
+  """
+  ends: list[float] = []
+  waiting = None
+  for batch in batches:
+    state, metrics = compiled(state, batch)
+    if waiting is not None:
+      jax.block_until_ready(waiting)
+      ends.append(time.perf_counter())
+    waiting = metrics
+  jax.block_until_ready(waiting)
+  ends.append(time.perf_counter())
+  return [b - a for a, b in itertools.pairwise(ends)], state
+
+
+def step_seconds(program: Program, rows: packing.Rows) -> float:
+  """Median seconds of a training step, its input included.
+
+  Runs a few steps of a state of its own, which is gone afterwards.
+  """
+  batches = program.batches(rows, first=0, stop=WARMUP + TIMED)
+  seconds, _ = time_steps(
+    program.compile(), program.init(), map(program.put, batches)
+  )
+  # Clocks differ, and all processes must stop at the same step.
+  return hosts.decide(lambda: float(np.median(seconds[-TIMED:])))

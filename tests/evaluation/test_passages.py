@@ -1,0 +1,260 @@
+"""Exact scoring: a proper distribution, each byte once, no batch effects."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm import models, objectives, types
+from lm.config import resolve as config_lib
+from lm.data import store, tokenizer, windows
+from lm.evaluation import (
+  passages as passages_lib,
+  scorer as scorer_lib,
+  scoring_methods,
+)
+from lm.runtime import sharding
+
+
+@dataclasses.dataclass
+class Setting:
+  config: object
+  coder: tokenizer.Tokenizer
+  objective: object
+  model: object
+  mesh: object
+  params: object
+  scorers: dict = dataclasses.field(default_factory=dict)
+
+  def scorer(self, **settings):
+    """Compiles once for the same settings."""
+    key = tuple(settings.items())
+    if key not in self.scorers:
+      self.scorers[key] = scorer_lib.Scorer(
+        scoring_methods.KINDS['exact'],
+        self.objective,
+        self.model,
+        self.mesh,
+        **{'batch_size': 8, **settings},
+      )
+    return self.scorers[key]
+
+  def score(self, passages, *, end=True, **settings):
+    allowed = passages_lib.allowed_ids(self.coder, end=end)
+    return self.scorer(**settings)(self.params, passages, allowed)
+
+
+@pytest.fixture
+def setting(config):
+  resolved = config_lib.resolve(config)
+  objective = objectives.make(resolved)
+  model = models.make(resolved, objective)
+  return Setting(
+    resolved,
+    tokenizer.train('bytes', resolved.data.vocab_size, []),
+    objective,
+    model,
+    sharding.make_mesh(resolved),
+    model.init(jax.random.PRNGKey(0)),
+  )
+
+
+def passage(coder, text, context=''):
+  scored = coder.encode(text)
+  return passages_lib.Passage(coder.encode(context), scored, len(text.encode()))
+
+
+def test_spans_of_the_docstring():
+  found = list(passages_lib.spans(0, 10, passages_lib.Room(4, 4, 4)))
+  assert [start for start, _, _ in found] == [0, 0, 2, 4, 6]
+  assert [scored for _, scored, _ in found] == [0, 2, 4, 6, 8]
+  assert [stop for _, _, stop in found] == [2, 4, 6, 8, 10]
+
+
+@pytest.mark.parametrize('context', [0, 1, 5, 40])
+@pytest.mark.parametrize('length', [2, 3, 8, 33])
+def test_spans_score_each_id_once_with_half_a_window_before(context, length):
+  total = context + 57
+  scored = []
+  room = passages_lib.Room(length, length, length)
+  for start, first, stop in passages_lib.spans(context, total, room):
+    assert 0 < stop - start <= length
+    assert first - start >= min(first, length - length // 2)
+    scored += range(first, stop)
+  assert scored == list(range(context, total))
+
+
+@pytest.mark.parametrize('context', [0, 3, 20, 40])
+@pytest.mark.parametrize('room', [(20, 6, 26), (20, 1, 26), (5, 9, 14)])
+def test_spans_keep_to_the_room_of_each_side(context, room):
+  room = passages_lib.Room(*room)
+  total, scored = context + 30, []
+  for start, first, stop in passages_lib.spans(context, total, room):
+    assert min(first, room.context // 2) <= first - start <= room.context
+    assert 0 < stop - first <= room.scored
+    scored += range(first, stop)
+  assert scored == list(range(context, total))
+
+
+def test_what_fits_is_one_window():
+  room = passages_lib.Room(8, 8, 8)
+  assert list(passages_lib.spans(2, 8, room)) == [(0, 2, 8)]
+  assert list(passages_lib.spans(3, 9, room)) == [(0, 3, 7), (1, 7, 9)]
+  assert list(passages_lib.spans(3, 3, room)) == []
+
+
+def test_bits_are_those_of_the_chain_rule(setting):
+  """A short text: one window, so plain log-probabilities of the model."""
+  ids = setting.coder.encode('Words, words')
+  found = setting.score([passages_lib.Passage(ids[:0], ids, 12)])
+  batch = causal_row(ids)
+  logits = setting.model.logits(
+    setting.params, setting.model.hidden(setting.params, batch)
+  )
+  allowed = passages_lib.allowed_ids(setting.coder, end=True)
+  log_p = jax.nn.log_softmax(jnp.where(allowed, logits, -jnp.inf))
+  costs = -np.asarray(log_p[0, jnp.arange(12), ids]) / np.log(2)
+  expected = float(costs.sum())
+  assert found.bits == pytest.approx(expected, rel=1e-5)
+  assert found.bits_per_byte() == pytest.approx(expected / 12, rel=1e-5)
+  assert found.perplexity() == pytest.approx(2 ** (expected / 12), rel=1e-5)
+  [[part]] = setting.scorer().batches(
+    setting.params, [passages_lib.Passage(ids[:0], ids, 12)], allowed
+  )
+  np.testing.assert_allclose(part.bits_n, costs, rtol=1e-4)
+
+
+def causal_row(ids):
+  """A batch of one row that predicts `ids`."""
+  tokens = np.concatenate([[tokenizer.BOS], ids[:-1]])[None].astype(np.int32)
+  position = np.arange(len(ids), dtype=np.int32)[None]
+  return types.Batch(
+    tokens_BxL=tokens,
+    targets_BxL=ids[None],
+    weights_BxL=np.ones_like(tokens, np.float32),
+    order_BxL=position,
+    segment_BxL=np.ones_like(tokens),
+    position_BxL=position,
+  )
+
+
+@pytest.mark.parametrize('end', [True, False])
+def test_next_token_probabilities_sum_to_one_over_what_may_follow(setting, end):
+  context = setting.coder.encode('Abc')
+  allowed = np.flatnonzero(passages_lib.allowed_ids(setting.coder, end=end))
+  passages = [
+    passages_lib.Passage(context, np.array([i], np.int32), 1) for i in allowed
+  ]
+  scorer_bits = [setting.score([p], end=end).bits for p in passages[:3]]
+  # One call for all of them: bits of each row are summed, so ask one by one
+  # for some and through the model for the whole distribution.
+  batch = causal_row(np.append(context, [300]).astype(np.int32))
+  logits = setting.model.logits(
+    setting.params, setting.model.hidden(setting.params, batch)
+  )[0, -1]
+  log_p, mass = passages_lib.masked_log_probs(
+    jnp.broadcast_to(logits, (len(allowed), len(logits))),
+    jnp.asarray(allowed),
+    jnp.asarray(passages_lib.allowed_ids(setting.coder, end=end)),
+  )
+  assert float(jnp.exp(log_p).sum()) == pytest.approx(1, abs=1e-5)
+  np.testing.assert_allclose(
+    scorer_bits, -np.asarray(log_p[:3]) / np.log(2), rtol=1e-4
+  )
+  special = np.delete(np.asarray(jax.nn.softmax(logits)), allowed).sum()
+  np.testing.assert_allclose(mass, special, atol=1e-5)
+
+
+def test_special_ids_and_unused_ids_are_never_text(setting):
+  allowed = passages_lib.allowed_ids(setting.coder, end=False)
+  assert not allowed[: tokenizer.NUM_SPECIAL].any()
+  assert not allowed[tokenizer.FIRST_PIECE :].any()
+  assert allowed[tokenizer.FIRST_BYTE : tokenizer.FIRST_PIECE].all()
+  with_end = passages_lib.allowed_ids(setting.coder, end=True)
+  assert np.flatnonzero(with_end != allowed).tolist() == [tokenizer.EOS]
+
+
+def test_the_figure_does_not_depend_on_batch_size_or_company(setting):
+  texts = ['One short.', 'Another that is longer by far. ' * 5, 'x', 'Last.']
+  passages = [passage(setting.coder, text) for text in texts]
+  together = setting.score(passages)
+  larger = setting.score(passages, batch_size=16)
+  apart = setting.score(passages, one_a_row=True)
+  alone = [setting.score([p]) for p in reversed(passages)]
+  assert together.size == sum(len(t) for t in texts)
+  for other in (larger.bits, apart.bits, sum(s.bits for s in alone)):
+    assert other == pytest.approx(together.bits, rel=1e-6)
+  assert sum(s.tokens for s in alone) == together.tokens == together.size
+
+
+def test_context_is_given_and_not_scored(setting):
+  given = setting.score([passage(setting.coder, 'tail', 'Head and ')])
+  whole = setting.score([passage(setting.coder, 'Head and tail')])
+  head = setting.score([passage(setting.coder, 'Head and ')])
+  assert given.bits == pytest.approx(whole.bits - head.bits, rel=1e-4)
+  assert (given.size, given.tokens) == (4, 4)
+
+
+def test_documents_count_their_end_and_all_their_bytes(setting, tmp_path):
+  writer = store.Writer(tmp_path / 'split')
+  texts = ['Plain.', '中文，两句。' * 20]
+  for text in texts:
+    ids = setting.coder.encode(text)
+    starts = np.arange(len(ids) + 1)
+    document_3xL = np.stack([np.append(ids, tokenizer.EOS), starts, starts])
+    writer.add(store.encode([document_3xL]))
+  writer.close(np.zeros(2))
+  passages = list(passages_lib.documents(store.Split(tmp_path / 'split')))
+  assert [p.scored[-1] for p in passages] == [tokenizer.EOS] * 2
+  found = setting.score(passages)
+  assert found.size == sum(len(t.encode()) for t in texts)
+  assert found.tokens == found.size + 2
+
+
+def test_no_text_scores_nothing(setting):
+  found = setting.score([])
+  assert (found.bits, found.size, found.tokens) == (0, 0, 0)
+
+
+CHINESE = '我们在北京学习语言模型，天气很好。' * 200
+ENGLISH = 'Many words stand here, and some are long.\n' * 200
+
+
+@pytest.mark.parametrize('text', [ENGLISH, CHINESE, 'é' * 3000, 'ab' * 3000])
+def test_windows_are_pieces_of_the_documents(text):
+  cut = windows.cut([{'name': 'a', 'text': text}, {'name': 'b', 'text': text}])
+  data = text.encode()
+  assert len(cut) == 2 * (len(data) // windows.WINDOW_BYTES)
+  ends = {'a': 0, 'b': 0}
+  for window in cut:
+    whole = (window['context'] + window['scored']).encode()
+    assert windows.WINDOW_BYTES - 4 < len(whole) <= windows.WINDOW_BYTES + 3
+    start = window['start']
+    assert data[start : start + len(whole)] == whole
+    assert start >= ends[window['document']]
+    ends[window['document']] = start + len(whole)
+    assert abs(len(window['context'].encode()) - 512) <= 64
+    if text == ENGLISH:
+      assert window['scored'][0].isspace()
+      assert not window['context'][-1].isspace()
+
+
+def test_windows_are_spread_over_long_text():
+  documents = [{'name': str(i), 'text': 'word ' * 2000} for i in range(50)]
+  cut = windows.cut(documents, count=20)
+  assert len(cut) == 20
+  assert len({w['document'] for w in cut}) == 20
+  assert windows.cut([{'name': 'a', 'text': 'short'}]) == []
+
+
+def test_reading_out_in_chunks_changes_nothing(setting, monkeypatch):
+  passages = [passage(setting.coder, 'Some words to be scored. ' * 4)]
+  whole = setting.score(passages)
+  # 5 of 16 positions at a time, which does not divide them.
+  monkeypatch.setattr(passages_lib, '_LOGITS', 5 * 8 * 528)
+  setting.scorers.clear()
+  chunked = setting.score(passages)
+  assert chunked.bits == pytest.approx(whole.bits, rel=1e-6)
+  assert chunked.special_mass == pytest.approx(whole.special_mass, rel=1e-4)
