@@ -31,7 +31,7 @@ import numpy as np
 from experiments import base as base_config
 from lm import errors, evaluate, load_run
 from lm.config import resolve as config_lib, unread
-from lm.data import sources, tokenizer
+from lm.data import sources, tokenizer as tokenizer_lib
 from lm.data.sources import streams
 from lm.evaluation import passages as passages_lib, scoring_methods
 from lm.runtime import console, hosts
@@ -109,8 +109,8 @@ def _score(
   run: load_run.Trained, kind: scoring_methods.Kind, found, progress
 ) -> dict[str, Any]:
   """Prints the lines of all tokens; the sums."""
-  scorer, coder = evaluate.make_scorer(run, kind), run.tokenizer
-  allowed_V = passages_lib.allowed_ids(coder, end=kind.documents)
+  scorer, tokenizer = evaluate.make_scorer(run, kind), run.tokenizer
+  allowed_V = passages_lib.allowed_ids(tokenizer, end=kind.documents)
   skipped = collections.Counter()
   documents = tokens = size = 0
   bits = end_bits = 0.0
@@ -120,18 +120,18 @@ def _score(
       if isinstance(document, sources.Skipped):
         skipped[document.reason] += 1
       else:
-        yield _passage(document, coder, end=kind.documents)
+        yield _passage(document, tokenizer, end=kind.documents)
 
   for parts in scorer.batches(run.params, passages(), allowed_V):
     for part in parts:
-      lines = list(_lines(part, coder))
+      lines = list(_lines(part, tokenizer))
       print(*(json.dumps(x, ensure_ascii=False) for x in lines), sep='\n')
       bits += float(part.bits_n.sum(dtype=np.float64))
       tokens += len(lines)
       last = lines[-1]
       if part.first + len(lines) == len(part.passage.scored):
         documents, size = documents + 1, size + last['end']
-        if last['id'] == tokenizer.EOS:
+        if last['id'] == tokenizer_lib.EOS:
           end_bits += float(part.bits_n[-1])
       progress.advance(last['end'] - lines[0]['start'])
   figures = {'documents': documents, 'bytes': size, 'tokens': tokens}
@@ -149,12 +149,12 @@ def _score(
 
 
 def _passage(
-  document: sources.Document, coder: tokenizer.Tokenizer, *, end: bool
+  document: sources.Document, tokenizer: tokenizer_lib.Tokenizer, *, end: bool
 ) -> _Text:
-  ids = coder.encode(document.text)
+  ids = tokenizer.encode(document.text)
   if end:
-    ids = np.append(ids, np.int32(tokenizer.EOS))
-  ends = np.cumsum(coder.byte_lengths_V[ids], dtype=np.int64)
+    ids = np.append(ids, np.int32(tokenizer_lib.EOS))
+  ends = np.cumsum(tokenizer.byte_lengths_V[ids], dtype=np.int64)
   return _Text(
     context=np.zeros(0, np.int32),
     scored=ids,
@@ -165,7 +165,7 @@ def _passage(
 
 
 def _lines(
-  part: passages_lib.Part, coder: tokenizer.Tokenizer
+  part: passages_lib.Part, tokenizer: tokenizer_lib.Tokenizer
 ) -> Iterator[dict[str, Any]]:
   """The object of each token."""
   document, first = part.passage, part.first
@@ -178,7 +178,7 @@ def _lines(
     strict=True,
   ):
     line = {'document': document.name, 'start': start, 'end': end, 'id': id_}
-    piece = coder.decode_bytes([id_])
+    piece = tokenizer.decode_bytes([id_])
     try:
       line['text'] = piece.decode()
     except UnicodeDecodeError:

@@ -11,7 +11,7 @@ import ml_collections
 from experiments import base as base_config
 from lm import models, objectives
 from lm.config import resolve as config_lib
-from lm.data import tokenizer
+from lm.data import tokenizer as tokenizer_lib
 from lm.models import base as models_base
 from lm.objectives import base as objectives_base
 from lm.runtime import sharding
@@ -23,7 +23,7 @@ class Trained:
   """What scoring and generating need; params are those evaluated at `step`."""
 
   config: ml_collections.FrozenConfigDict
-  tokenizer: tokenizer.Tokenizer
+  tokenizer: tokenizer_lib.Tokenizer
   objective: objectives_base.Objective
   model: models_base.Model
   mesh: jax.sharding.Mesh
@@ -44,7 +44,7 @@ def load(workdir: pathlib.Path, overrides: Mapping[str, Any]) -> Trained:
   """
   config = ml_collections.ConfigDict(config_lib.load(workdir))
   # A copy of the tokenizer is in the folder; the source may be gone.
-  coder = tokenizer.load(workdir / 'tokenizer')
+  tokenizer = tokenizer_lib.load(workdir / 'tokenizer')
   config.data.tokenizer = str(workdir / 'tokenizer')
   # The devices here are not those that it was trained on.
   config.mesh = base_config.get_config().mesh
@@ -55,7 +55,7 @@ def load(workdir: pathlib.Path, overrides: Mapping[str, Any]) -> Trained:
   config = config_lib.resolve(config, given=overrides)
   # Here: a checkpoint that does not fit the mesh looks like a damaged one.
   config_lib.check_model(config)
-  objective = objectives.make(config, coder)
+  objective = objectives.make(config, tokenizer)
   mesh = sharding.make_mesh(config)
   model = models.make(config, objective, mesh)
   abstract = program.make(config, objective, model, mesh).abstract
@@ -66,7 +66,7 @@ def load(workdir: pathlib.Path, overrides: Mapping[str, Any]) -> Trained:
     checkpoints.close()
   return Trained(
     config=config,
-    tokenizer=coder,
+    tokenizer=tokenizer,
     objective=objective,
     model=model,
     mesh=mesh,

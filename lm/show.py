@@ -14,7 +14,14 @@ import numpy as np
 
 from lm import errors, objectives, types
 from lm.config import check, resolve as config_lib
-from lm.data import mixture, packing, prepare, seeding, store, tokenizer
+from lm.data import (
+  mixture,
+  packing,
+  prepare,
+  seeding,
+  store,
+  tokenizer as tokenizer_lib,
+)
 from lm.objectives import base
 from lm.report import show_page, show_terminal, token_text, views
 
@@ -33,7 +40,7 @@ class _Data:
 
   what: str
   split: store.Split
-  coder: tokenizer.Tokenizer
+  tokenizer: tokenizer_lib.Tokenizer
   weights: Sequence[float]
   rows: Callable[[Any, base.Objective], packing.Rows]
 
@@ -58,7 +65,10 @@ class _Variant:
     return f'{self.name}, {self.architecture}'
 
   def view(
-    self, row: Mapping[str, np.ndarray], coder: tokenizer.Tokenizer, note: str
+    self,
+    row: Mapping[str, np.ndarray],
+    tokenizer: tokenizer_lib.Tokenizer,
+    note: str,
   ) -> views.View:
     """A row, as `packing.pack` returns it."""
     return views.View(
@@ -66,7 +76,7 @@ class _Variant:
       architecture=self.architecture,
       attention=self.objective.attention,
       scorer=self.objective.scorer,
-      stacks=views.stacks(row, coder, self.architecture),
+      stacks=views.stacks(row, tokenizer, self.architecture),
       note=note,
     )
 
@@ -98,7 +108,7 @@ def of_config(
   data = _Data(
     what=f'training documents of {prepared.directory}',
     split=prepared.train(),
-    coder=prepared.tokenizer(),
+    tokenizer=prepared.tokenizer(),
     weights=[weight for _, weight in resolved.data.sources] or [1.0],
     rows=lambda config, objective: packing.training_rows(
       config, data.split, objective
@@ -117,7 +127,7 @@ def of_run(workdir: pathlib.Path, overrides: Mapping[str, Any]):
     UserError: no run there, or a mistake in the overrides.
   """
   config = ml_collections.ConfigDict(config_lib.load(workdir))
-  coder = tokenizer.load(workdir / 'tokenizer')
+  tokenizer = tokenizer_lib.load(workdir / 'tokenizer')
   config.data.tokenizer = str(workdir / 'tokenizer')
   for field, value in overrides.items():
     section, name = field.split('.')
@@ -126,7 +136,7 @@ def of_run(workdir: pathlib.Path, overrides: Mapping[str, Any]):
   data = _Data(
     what=f'validation documents of {workdir}',
     split=store.Split(folder),
-    coder=coder,
+    tokenizer=tokenizer,
     weights=[1.0],
     # As `validation.Validation` packs them.
     rows=lambda config, objective: packing.Rows(
@@ -152,7 +162,7 @@ def _check_folder(workdir: pathlib.Path):
 def _show(config, data: _Data, workdir: pathlib.Path):
   # What other objectives read may be set; the config itself was judged.
   cfg = config_lib.resolve(config, given=()).show
-  variants, failures = _variants(config, data.coder)
+  variants, failures = _variants(config, data.tokenizer)
   if not variants:
     raise failures[0][1]
   records = list(_records(data, variants, cfg))
@@ -164,11 +174,11 @@ def _show(config, data: _Data, workdir: pathlib.Path):
       failures.append((variant.title, error))
   if not made:
     raise failures[0][1]
-  texts = [token_text.original(r.ids_L, data.coder) for r in records]
+  texts = [token_text.original(r.ids_L, data.tokenizer) for r in records]
   shown = views.Shown(
     source=(
-      f'{data.what}; {data.coder.kind} tokenizer, vocabulary of '
-      f'{data.coder.vocab_size:,}; rows of {config.data.sequence_length:,} '
+      f'{data.what}; {data.tokenizer.kind} tokenizer, vocabulary of '
+      f'{data.tokenizer.vocab_size:,}; rows of {config.data.sequence_length:,} '
       'positions'
     ),
     texts=[
@@ -190,7 +200,7 @@ def _show(config, data: _Data, workdir: pathlib.Path):
 
 
 def _variants(
-  config, coder
+  config, tokenizer
 ) -> tuple[list[_Variant], list[tuple[str, errors.UserError]]]:
   """What is to be shown; and what cannot be, each with the reason."""
   variants, failures = [], []
@@ -203,7 +213,7 @@ def _variants(
         one.model.num_encoder_layers = None
       try:
         resolved = config_lib.resolve(one, given=())
-        objective = objectives.make(resolved, coder)
+        objective = objectives.make(resolved, tokenizer)
         variants.append(_Variant(resolved, objective))
       except errors.UserError as error:
         failures.append((f'{name}, {architecture}', error))
@@ -277,17 +287,17 @@ def _make(
   mixed = any(row['component'].any() for row in looked_at)
   return _Made(
     texts=[
-      list(_examples(variant, data.coder, record, seed, mixed=mixed))
+      list(_examples(variant, data.tokenizer, record, seed, mixed=mixed))
       for record in records
     ],
-    row=_row(variant, data.coder, looked_at),
+    row=_row(variant, data.tokenizer, looked_at),
     summary=_summary(variant, looked_at),
   )
 
 
 def _examples(
   variant: _Variant,
-  coder: tokenizer.Tokenizer,
+  tokenizer: tokenizer_lib.Tokenizer,
   record: base.Record,
   seed: int,
   *,
@@ -307,7 +317,9 @@ def _examples(
       notes.append(f'example {part} of {len(examples)}')
     if mixed:
       notes.append(f'component {example.component} of the mixture')
-    yield variant.view(packing.pack([example], size), coder, ', '.join(notes))
+    yield variant.view(
+      packing.pack([example], size), tokenizer, ', '.join(notes)
+    )
 
 
 def _summary(
@@ -330,7 +342,7 @@ def _summary(
 
 def _row(
   variant: _Variant,
-  coder: tokenizer.Tokenizer,
+  tokenizer: tokenizer_lib.Tokenizer,
   looked_at: Sequence[Mapping[str, np.ndarray]],
 ) -> views.View:
   """The first row with several examples; where none has, the first."""
@@ -341,4 +353,4 @@ def _row(
   if max(capacity.tokens, capacity.encoder_tokens) > _LONGEST:
     note += f', at most {_LONGEST:,} positions of a side'
   row = {name: values[:_LONGEST] for name, values in looked_at[chosen].items()}
-  return variant.view(row, coder, note)
+  return variant.view(row, tokenizer, note)

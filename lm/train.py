@@ -110,8 +110,8 @@ class _Run:
     if self._ends_here():
       return
     self.prepared = program.find_prepared(self._prepare)
-    self.coder = self.prepared.tokenizer()
-    self.objective = objectives.make(self.config, self.coder)
+    self.tokenizer = self.prepared.tokenizer()
+    self.objective = objectives.make(self.config, self.tokenizer)
     self.mesh = sharding.make_mesh(self.config)
     self.model = models.make(self.config, self.objective, self.mesh)
     self.rows = self._make_rows()
@@ -444,7 +444,7 @@ class _Run:
     cfg, folder = self.config, self.workdir / 'held_out'
     run = load_run.Trained(
       config=cfg,
-      tokenizer=self.coder,
+      tokenizer=self.tokenizer,
       objective=self.objective,
       model=self.model,
       mesh=self.mesh,

@@ -92,22 +92,24 @@ def generator(workdir, **overrides):
 
 
 def test_some_characters_are_spelt_in_bytes(workdir):
-  coder = load_run.load(workdir, {}).tokenizer
-  assert coder.kind == 'unigram'
-  ids = coder.encode('龘靐齉爩鱻麤灪麣鸾籲')
+  tokenizer = load_run.load(workdir, {}).tokenizer
+  assert tokenizer.kind == 'unigram'
+  ids = tokenizer.encode('龘靐齉爩鱻麤灪麣鸾籲')
   assert len(ids) > 10
-  assert coder.decode(ids) == '龘靐齉爩鱻麤灪麣鸾籲'
+  assert tokenizer.decode(ids) == '龘靐齉爩鱻麤灪麣鸾籲'
 
 
 def test_held_out_text_round_trips(workdir):
-  coder = load_run.load(workdir, {}).tokenizer
+  tokenizer = load_run.load(workdir, {}).tokenizer
   for name in prepare.HELD_OUT:
     split = store.Split(workdir / 'held_out' / name)
     path = workdir / 'held_out' / f'{name}.jsonl'
     texts = [
       json.loads(x)['text'] for x in path.read_text('utf-8').split('\n')[:-1]
     ]
-    assert texts == [coder.decode(split.read(d)[0]) for d in range(len(split))]
+    assert texts == [
+      tokenizer.decode(split.read(d)[0]) for d in range(len(split))
+    ]
 
 
 @pytest.mark.parametrize('temperature', [0.0, 1.0])

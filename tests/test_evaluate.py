@@ -10,7 +10,7 @@ from test_scorer import make_objective
 
 from lm import evaluate, load_run, models, types
 from lm.config import resolve as config_lib
-from lm.data import store, tokenizer
+from lm.data import store, tokenizer as tokenizer_lib
 from lm.evaluation import scoring_methods
 from lm.runtime import sharding
 
@@ -26,11 +26,11 @@ DOCUMENTS = ('A whole document, scored to its end.', '第二')
 @pytest.fixture
 def folder(tmp_path):
   writer = store.Writer(tmp_path / 'test')
-  coder = tokenizer.train('bytes', 528, [])
+  tokenizer = tokenizer_lib.train('bytes', 528, [])
   for text in DOCUMENTS:
-    ids = coder.encode(text)
+    ids = tokenizer.encode(text)
     starts = np.arange(len(ids) + 1)
-    document_3xL = np.stack([np.append(ids, tokenizer.EOS), starts, starts])
+    document_3xL = np.stack([np.append(ids, tokenizer_lib.EOS), starts, starts])
     writer.add(store.encode([document_3xL]))
   writer.close(np.zeros(2))
   lines = ''.join(json.dumps(window) + '\n' for window in WINDOWS)
@@ -53,7 +53,7 @@ def make_run(config):
     texts = [window['context'] for window in WINDOWS] * 9
     return load_run.Trained(
       config=resolved,
-      tokenizer=tokenizer.train(kind, 528, texts),
+      tokenizer=tokenizer_lib.train(kind, 528, texts),
       objective=objective,
       model=model,
       mesh=mesh,

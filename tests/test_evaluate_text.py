@@ -14,7 +14,7 @@ from test_chinese import chinese
 from test_generate import make_run
 
 from lm import errors, evaluate_text, objectives
-from lm.data import tokenizer
+from lm.data import tokenizer as tokenizer_lib
 from lm.evaluation import passages, scorer as scorer_lib, scoring_methods
 from lm.runtime import sharding
 
@@ -26,20 +26,20 @@ TEXTS = {
 
 
 @pytest.fixture(scope='module')
-def coder():
+def tokenizer():
   """So few pieces that rare characters are spelt in bytes."""
-  return tokenizer.train('unigram', 560, [chinese(i, 30) for i in range(6)])
+  return tokenizer_lib.train('unigram', 560, [chinese(i, 30) for i in range(6)])
 
 
 @pytest.fixture
-def run(config, coder):
+def run(config, tokenizer):
   config.data.vocab_size = 560
   run = make_run(config)
   return dataclasses.replace(
     run,
     mesh=sharding.make_mesh(run.config),
     objective=objectives.make(run.config),
-    tokenizer=coder,
+    tokenizer=tokenizer,
   )
 
 
@@ -76,7 +76,7 @@ def spelt(line):
 
 @pytest.mark.parametrize('name', TEXTS)
 def test_tokens_tile_the_text_and_their_bits_are_its_score(
-  score, run, coder, tmp_path, name
+  score, run, tokenizer, tmp_path, name
 ):
   text = TEXTS[name]
   (tmp_path / 'a.log').write_bytes(text.encode())
@@ -89,10 +89,10 @@ def test_tokens_tile_the_text_and_their_bits_are_its_score(
     place = line['end']
   size = len(text.encode())
   assert (place, end['start'], end['end']) == (size, size, size)
-  assert (end['id'], end['text']) == (tokenizer.EOS, '')
+  assert (end['id'], end['text']) == (tokenizer_lib.EOS, '')
   assert any(line['text'] is None for line in lines) == (name == 'chinese')
   ids = [line['id'] for line in [*lines, end]]
-  assert coder.decode(ids) == text
+  assert tokenizer.decode(ids) == text
   scorer = scorer_lib.Scorer(
     scoring_methods.KINDS['exact'],
     run.objective,
@@ -100,8 +100,8 @@ def test_tokens_tile_the_text_and_their_bits_are_its_score(
     run.mesh,
     batch_size=8,
   )
-  passage = passages.Passage(coder.encode(''), ids, size)
-  allowed = passages.allowed_ids(coder, end=True)
+  passage = passages.Passage(tokenizer.encode(''), ids, size)
+  allowed = passages.allowed_ids(tokenizer, end=True)
   whole = scorer(run.params, [passage], allowed)
   bits = sum(line['bits'] for line in lines)
   assert bits + end['bits'] == pytest.approx(whole.bits, rel=1e-5)

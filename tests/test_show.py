@@ -14,23 +14,23 @@ from rich.cells import cell_len
 
 from lm import errors, models, objectives, show, types as lm_types
 from lm.config import resolve as config_lib
-from lm.data import packing, prepare, tokenizer
+from lm.data import packing, prepare, tokenizer as tokenizer_lib
 from lm.models import attention
 from lm.objectives import layout
 from lm.report import show_page, show_terminal, token_text, views
 
-BYTES = tokenizer.train('bytes', 540, [])
-EOS, MASK = tokenizer.EOS, tokenizer.MASK
+BYTES = tokenizer_lib.train('bytes', 540, [])
+EOS, MASK = tokenizer_lib.EOS, tokenizer_lib.MASK
 HOSTILE = '<script>alert(1)</script> & "a\' </style>\n\t<!-- {{ x }} 我 \x1b[2J'
 MIXED = 'Der Bär  sagt:\n\t我们去北京。 é ｆｕｌｌ ❤️\r\n'
 
 
-def ids(text, coder=BYTES):
-  return np.append(coder.encode(text), EOS).astype(np.int32)
+def ids(text, tokenizer=BYTES):
+  return np.append(tokenizer.encode(text), EOS).astype(np.int32)
 
 
 def chars(text):
-  return tokenizer.train('char', 526 + len(set(text)), [text])
+  return tokenizer_lib.train('char', 526 + len(set(text)), [text])
 
 
 def examples(ids_L, given):
@@ -46,7 +46,7 @@ def examples(ids_L, given):
   }
 
 
-def view(architecture, several, capacity=None, coder=BYTES):
+def view(architecture, several, capacity=None, tokenizer=BYTES):
   """A row of several examples, by default without padding."""
   if capacity is None:
     sides = [e.encoder_tokens_M for e in several]
@@ -60,7 +60,7 @@ def view(architecture, several, capacity=None, coder=BYTES):
     architecture=architecture,
     attention='eggs',
     scorer='none',
-    stacks=views.stacks(row, coder, architecture),
+    stacks=views.stacks(row, tokenizer, architecture),
   )
 
 
@@ -102,17 +102,17 @@ def cells(line, starts):
 @pytest.mark.parametrize(
   ('id_', 'expected'),
   [
-    (tokenizer.BOS, '<s>'),
+    (tokenizer_lib.BOS, '<s>'),
     (MASK, '[MASK]'),
-    (tokenizer.SENTINELS[3], '<extra_id_3>'),
-    (tokenizer.MODE_S, '[S2S]'),
-    (tokenizer.FIRST_BYTE + ord('a'), 'a'),
-    (tokenizer.FIRST_BYTE + ord(' '), '␣'),
-    (tokenizer.FIRST_BYTE + ord('\n'), '↵'),
-    (tokenizer.FIRST_BYTE + ord('\t'), '⇥'),
-    (tokenizer.FIRST_BYTE + ord('\r'), r'\u000d'),
-    (tokenizer.FIRST_BYTE + 0x1B, r'\u001b'),
-    (tokenizer.FIRST_BYTE + 0xE6, r'\xe6'),
+    (tokenizer_lib.SENTINELS[3], '<extra_id_3>'),
+    (tokenizer_lib.MODE_S, '[S2S]'),
+    (tokenizer_lib.FIRST_BYTE + ord('a'), 'a'),
+    (tokenizer_lib.FIRST_BYTE + ord(' '), '␣'),
+    (tokenizer_lib.FIRST_BYTE + ord('\n'), '↵'),
+    (tokenizer_lib.FIRST_BYTE + ord('\t'), '⇥'),
+    (tokenizer_lib.FIRST_BYTE + ord('\r'), r'\u000d'),
+    (tokenizer_lib.FIRST_BYTE + 0x1B, r'\u001b'),
+    (tokenizer_lib.FIRST_BYTE + 0xE6, r'\xe6'),
     (530, '<unused 530>'),
   ],
 )
@@ -125,12 +125,12 @@ def test_nothing_is_invisible():
     r'a␣b\u3000\u200b\u202e\U000e0001中'
   )
   text = 'a\u0301é'
-  coder = chars(text)
-  accent = coder.encode(text)[1]
-  assert token_text.spell(int(accent), coder) == '◌\u0301'
+  tokenizer = chars(text)
+  accent = tokenizer.encode(text)[1]
+  assert token_text.spell(int(accent), tokenizer) == '◌\u0301'
   part = [
     *BYTES.encode('a ␣\n我')[:-1],
-    tokenizer.SEP,
+    tokenizer_lib.SEP,
     *BYTES.encode('\t'),
     EOS,
   ]
@@ -156,9 +156,9 @@ def test_the_prefix_example_of_its_docstring_as_text():
 @pytest.mark.parametrize('width', [40, 80, 200])
 @pytest.mark.parametrize('name', ['causal', 'prefix', 'masked', 'sides'])
 def test_what_belongs_to_a_token_stands_below_it(name, width):
-  coder = chars(MIXED)
-  architecture, example = examples(ids(MIXED, coder), 9)[name]
-  for stack in view(architecture, [example], coder=coder).stacks:
+  tokenizer = chars(MIXED)
+  architecture, example = examples(ids(MIXED, tokenizer), 9)[name]
+  for stack in view(architecture, [example], tokenizer=tokenizer).stacks:
     expected = stack.lines()
     found = {label: [] for label in expected}
     for block in blocks(stack, width):
@@ -172,10 +172,10 @@ def test_what_belongs_to_a_token_stands_below_it(name, width):
 
 
 def test_tokens_joined_are_the_text():
-  coder = chars(MIXED)
+  tokenizer = chars(MIXED)
   joined = {}
-  for name, (kind, example) in examples(ids(MIXED, coder), 4).items():
-    *encoder, last = view(kind, [example], coder=coder).stacks
+  for name, (kind, example) in examples(ids(MIXED, tokenizer), 4).items():
+    *encoder, last = view(kind, [example], tokenizer=tokenizer).stacks
     if name == 'masked':  # a target stands at its own place
       pairs = zip(last.reads, last.predicts, strict=True)
       texts = [predicted or read for read, predicted in pairs]
@@ -191,9 +191,9 @@ def test_tokens_joined_are_the_text():
 
 def test_a_token_wider_than_the_terminal_is_cut():
   word = 'a' * 60
-  coder = tokenizer.train('word', 528, [word])
-  example = layout.causal_decoder(np.zeros(0, np.int32), ids(word, coder))
-  (stack,) = view('decoder', [example], coder=coder).stacks
+  tokenizer = tokenizer_lib.train('word', 528, [word])
+  example = layout.causal_decoder(np.zeros(0, np.int32), ids(word, tokenizer))
+  (stack,) = view('decoder', [example], tokenizer=tokenizer).stacks
   assert word in stack.predicts
   text = '\n'.join(b['predicts'] for b in blocks(stack, 40))
   assert f'{"a" * 29}…' in text
@@ -246,12 +246,12 @@ class _Page(html.parser.HTMLParser):
 
 
 def test_the_page_is_self_contained_and_escaped():
-  coder = chars(HOSTILE)
-  word = tokenizer.train('word', 600, [HOSTILE * 2])
+  tokenizer = chars(HOSTILE)
+  word = tokenizer_lib.train('word', 600, [HOSTILE * 2])
   several = []
-  for one in (coder, word):
+  for one in (tokenizer, word):
     for architecture, example in examples(ids(HOSTILE, one), 3).values():
-      several.append(view(architecture, [example], coder=one))
+      several.append(view(architecture, [example], tokenizer=one))
   text = show_page.render(shown(several, several), HOSTILE)
   assert not re.search(r'https?:|src=|<link|<img|@import|url\(', text)
   page = _Page(text)
@@ -475,8 +475,8 @@ def test_several_examples_of_a_chunk_and_components(
 ):
   real = objectives.OBJECTIVES['prefix']
 
-  def make(config, coder=None):
-    objective = real(config, coder)
+  def make(config, tokenizer=None):
+    objective = real(config, tokenizer)
 
     def corrupt(record, rng):
       examples = list(objective.corrupt(record, rng))
@@ -502,11 +502,11 @@ def test_several_examples_of_a_chunk_and_components(
 def test_text_that_an_objective_refuses_is_noted(
   config, tmp_path, capsys, monkeypatch
 ):
-  def make(config, coder=None):
+  def make(config, tokenizer=None):
     def refuse(record, rng):
       raise errors.UserError('needs pairs')
 
-    real = objectives.OBJECTIVES['causal'](config, coder)
+    real = objectives.OBJECTIVES['causal'](config, tokenizer)
     return dataclasses.replace(real, corrupt=refuse)
 
   monkeypatch.setitem(objectives.OBJECTIVES, 'prefix', make)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from lm.data import store, tokenizer
+from lm.data import store, tokenizer as tokenizer_lib
 from lm.data.text import segmentation, words
 
 # Text that a worker tokenizes at once.
@@ -35,7 +35,7 @@ def lines(spool: pathlib.Path, offsets: Sequence[int]) -> Iterator[list[bytes]]:
 
 def train_tokenizer(
   kind: str, vocab_size: int, spool: pathlib.Path, offsets: Sequence[int]
-) -> tokenizer.Tokenizer:
+) -> tokenizer_lib.Tokenizer:
   """`tokenizer.train` on the documents at `offsets`, of pairs on both sides."""
   texts = (
     text
@@ -43,7 +43,7 @@ def train_tokenizer(
     for line in group
     for text in _sides(line)
   )
-  return tokenizer.train(kind, vocab_size, texts)
+  return tokenizer_lib.train(kind, vocab_size, texts)
 
 
 def encode(
@@ -61,15 +61,18 @@ def encode(
   words_kind: of `segmentation.WORDS`. threads: of SentencePiece; -1: one a
   core.
   """
-  coder, segment = _coder(folder, digest), segmentation.make(words_kind)
+  tokenizer, segment = (
+    _load_tokenizer(folder, digest),
+    segmentation.make(words_kind),
+  )
   sides = [_sides(line) for line in group]
   texts = [text for pair in sides for text in pair]
-  ids = iter(coder.encode_batch(texts, threads=threads))
+  ids = iter(tokenizer.encode_batch(texts, threads=threads))
   documents, input_lengths = [], []
   for texts in sides:
-    marks = (tokenizer.SEP, tokenizer.EOS)[-len(texts) :]
+    marks = (tokenizer_lib.SEP, tokenizer_lib.EOS)[-len(texts) :]
     parts = [
-      _part(coder, text, next(ids), mark, segment)
+      _part(tokenizer, text, next(ids), mark, segment)
       for text, mark in zip(texts, marks, strict=True)
     ]
     if len(parts) == 2:
@@ -88,15 +91,19 @@ def _sides(line: bytes) -> list[str]:
   return [document[x] for x in ('text', 'target') if x in document]
 
 
-def _part(coder, text: str, ids: np.ndarray, mark: int, segment) -> np.ndarray:
+def _part(
+  tokenizer, text: str, ids: np.ndarray, mark: int, segment
+) -> np.ndarray:
   """Ids, words and byte starts of a text and of the mark behind it; [3, n]."""
-  ends = np.cumsum(coder.byte_lengths_V[ids], dtype=np.int64)
+  ends = np.cumsum(tokenizer.byte_lengths_V[ids], dtype=np.int64)
   starts = np.concatenate([[0], ends])
   word = words.word_index(text, starts[:-1], segment)
   return np.stack([np.append(ids, mark), np.append(word, word[-1] + 1), starts])
 
 
 @functools.lru_cache(maxsize=1)
-def _coder(folder: pathlib.Path, digest: str) -> tokenizer.Tokenizer:
+def _load_tokenizer(
+  folder: pathlib.Path, digest: str
+) -> tokenizer_lib.Tokenizer:
   del digest  # part of the cache's key: a folder's name may come again
-  return tokenizer.load(folder)
+  return tokenizer_lib.load(folder)

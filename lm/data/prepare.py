@@ -28,7 +28,7 @@ from lm.data import (
   splits,
   store,
   tally,
-  tokenizer,
+  tokenizer as tokenizer_lib,
   windows,
   workers,
 )
@@ -69,9 +69,9 @@ class Prepared:
     """A tokenized held-out split."""
     return store.Split(self.directory / 'held_out' / split)
 
-  def tokenizer(self) -> tokenizer.Tokenizer:
+  def tokenizer(self) -> tokenizer_lib.Tokenizer:
     """The tokenizer that made the ids."""
-    return tokenizer.load(self.directory / 'tokenizer')
+    return tokenizer_lib.load(self.directory / 'tokenizer')
 
   @property
   def hash(self) -> str:
@@ -155,10 +155,10 @@ def describe(prepared: Prepared) -> str:
       f'{manifest["tokens"][split]:>13,} tokens'
     )
   lines += tally.describe(manifest['sources'])
-  coder = manifest['tokenizer']
+  tokenizer = manifest['tokenizer']
   lines.append(
-    f'  tokenizer  {coder["kind"]}, {coder["pieces"]:,} ids in use of '
-    f'{coder["vocab_size"]:,}'
+    f'  tokenizer  {tokenizer["kind"]}, {tokenizer["pieces"]:,} ids in use of '
+    f'{tokenizer["vocab_size"]:,}'
   )
   return '\n'.join(lines)
 
@@ -184,8 +184,8 @@ def _settings(config_data, sources, collecting) -> dict[str, Any]:
   settings['cleaning'] = collecting.as_dict()
   if any(not source.packaged for source in sources):
     settings |= {name: config_data[name] for name in sources_lib.FILE_FIELDS}
-  if config_data.tokenizer not in tokenizer.KINDS:
-    settings['tokenizer'] = tokenizer.load(config_data.tokenizer).digest
+  if config_data.tokenizer not in tokenizer_lib.KINDS:
+    settings['tokenizer'] = tokenizer_lib.load(config_data.tokenizer).digest
   return settings
 
 
@@ -286,10 +286,12 @@ class _Job:
           m.advance,
         )
       split_D = self._assign_splits(collected)
-      coder = self._make_tokenizer(collected, split_D)
-      coder.save(self.folder / 'tokenizer')
-      self.say(f'{len(coder.pieces):,} pieces of a {coder.kind} tokenizer')
-      tokens = self._tokenize(pool, collected, split_D, coder)
+      tokenizer = self._make_tokenizer(collected, split_D)
+      tokenizer.save(self.folder / 'tokenizer')
+      self.say(
+        f'{len(tokenizer.pieces):,} pieces of a {tokenizer.kind} tokenizer'
+      )
+      tokens = self._tokenize(pool, collected, split_D, tokenizer)
     documents, size = _by_split(split_D, collected.size)
     self.say(
       f'{tokens["train"]:,} training tokens, '
@@ -305,10 +307,10 @@ class _Job:
       'tokens': tokens,
       'sources': self.counts.as_dict(),
       'tokenizer': {
-        'kind': coder.kind,
-        'vocab_size': coder.vocab_size,
-        'pieces': len(coder.pieces),
-        'digest': coder.digest,
+        'kind': tokenizer.kind,
+        'vocab_size': tokenizer.vocab_size,
+        'pieces': len(tokenizer.pieces),
+        'digest': tokenizer.digest,
       },
       'windows': self._cut_windows(),
     }
@@ -327,16 +329,16 @@ class _Job:
     )
     return split_D
 
-  def _make_tokenizer(self, collected, split_D) -> tokenizer.Tokenizer:
+  def _make_tokenizer(self, collected, split_D) -> tokenizer_lib.Tokenizer:
     kind, vocab_size = self.data.tokenizer, self.data.vocab_size
-    if kind not in tokenizer.KINDS:
-      coder = tokenizer.load(kind)
-      if coder.vocab_size != vocab_size:
+    if kind not in tokenizer_lib.KINDS:
+      tokenizer = tokenizer_lib.load(kind)
+      if tokenizer.vocab_size != vocab_size:
         raise errors.UserError(
           f'data.vocab_size={vocab_size} but the tokenizer in {kind} has '
-          f'{coder.vocab_size}; leave it out'
+          f'{tokenizer.vocab_size}; leave it out'
         )
-      return coder
+      return tokenizer
     train = np.flatnonzero(split_D == SPLITS.index('train'))
     # Evenly spread, when there is more text than a vocabulary needs.
     every = -(-int(collected.size[train].sum()) // _TOKENIZER_BYTES) or 1
@@ -348,7 +350,7 @@ class _Job:
         encoding.train_tokenizer, kind, vocab_size, self.spool, offsets
       )
 
-  def _tokenize(self, pool, collected, split_D, coder) -> dict[str, int]:
+  def _tokenize(self, pool, collected, split_D, tokenizer) -> dict[str, int]:
     """Writes the shards of every split and the held-out texts."""
     tokens = {}
     kept = int(collected.size[split_D >= 0].sum())
@@ -362,7 +364,12 @@ class _Job:
         offsets = collected.offset[numbers]
         batches = encoding.lines(self.spool, offsets)
         for encoded in pool.map(
-          *(encoding.encode, batches, self.folder / 'tokenizer', coder.digest),
+          *(
+            encoding.encode,
+            batches,
+            self.folder / 'tokenizer',
+            tokenizer.digest,
+          ),
           self.data.words,
           1 if pool.count else -1,
         ):

@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 
-from lm.data import prepare, store, tokenizer
+from lm.data import prepare, store, tokenizer as tokenizer_lib
 from lm.runtime import files
 
 # The dictionary of `xz -9`: training text further back cannot help it.
@@ -38,28 +38,30 @@ def _compress(data: bytes) -> bytes:
 
 
 def unigram(
-  train: store.Split, held_out: store.Split, coder: tokenizer.Tokenizer
+  train: store.Split, held_out: store.Split, tokenizer: tokenizer_lib.Tokenizer
 ) -> float:
   """A model of single pieces, add-one smoothed, EOS included.
 
   Every piece of text and EOS can be predicted; bits of EOS count, as they do
   for the model.
   """
-  possible_V = coder.byte_lengths_V > 0
-  possible_V[tokenizer.EOS] = True
-  counts_V = train.counts(coder.vocab_size) + possible_V
+  possible_V = tokenizer.byte_lengths_V > 0
+  possible_V[tokenizer_lib.EOS] = True
+  counts_V = train.counts(tokenizer.vocab_size) + possible_V
   bits_V = np.log2(counts_V.sum()) - np.log2(np.maximum(counts_V, 1))
-  scored_V = held_out.counts(coder.vocab_size)
-  return float(scored_V @ bits_V / (scored_V @ coder.byte_lengths_V))
+  scored_V = held_out.counts(tokenizer.vocab_size)
+  return float(scored_V @ bits_V / (scored_V @ tokenizer.byte_lengths_V))
 
 
 def training_text(
-  train: store.Split, coder: tokenizer.Tokenizer, limit: int = XZ_DICTIONARY
+  train: store.Split,
+  tokenizer: tokenizer_lib.Tokenizer,
+  limit: int = XZ_DICTIONARY,
 ) -> bytes:
   """The last `limit` bytes of the training split, decoded from its ids."""
   parts, size = [], 0
   for document in reversed(range(len(train))):
-    part = coder.decode_bytes(train.read(document)[0])
+    part = tokenizer.decode_bytes(train.read(document)[0])
     parts.append(part)
     size += len(part)
     if size >= limit:
@@ -70,14 +72,14 @@ def training_text(
 def compute(prepared: prepare.Prepared) -> dict[str, float]:
   """All of them, as names and values of the final line of metrics.jsonl."""
   train, test = prepared.train(), prepared.held_out('test')
-  coder = prepared.tokenizer()
-  texts = [coder.decode_bytes(test.read(d)[0]) for d in range(len(test))]
+  tokenizer = prepared.tokenizer()
+  texts = [tokenizer.decode_bytes(test.read(d)[0]) for d in range(len(test))]
   return {
     'xz_bits_per_byte': xz(texts),
     'xz_given_training_bits_per_byte': xz_given_training(
-      training_text(train, coder), texts
+      training_text(train, tokenizer), texts
     ),
-    'unigram_bits_per_byte': unigram(train, test, coder),
+    'unigram_bits_per_byte': unigram(train, test, tokenizer),
   }
 
 

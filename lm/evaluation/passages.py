@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm import errors
-from lm.data import store, tokenizer, windows as windows_lib
+from lm.data import store, tokenizer as tokenizer_lib, windows as windows_lib
 
 # Logits that exist at a time; 256 MiB of float32.
 _LOGITS = 1 << 26
@@ -110,7 +110,7 @@ def documents(split: store.Split) -> Iterator[Passage]:
 
 def suffixes(
   path: pathlib.Path,
-  coder: tokenizer.Tokenizer,
+  tokenizer: tokenizer_lib.Tokenizer,
   split: store.Split | None = None,
 ) -> Iterator[Passage]:
   """The stored windows: the second half, given the first.
@@ -127,8 +127,8 @@ def suffixes(
   sources = [0] * len(windows)
   if split is not None and windows:  # pairs have none
     sources = _sources(path, windows, split)
-  contexts = coder.encode_batch([w['context'] for w in windows])
-  scored = coder.encode_batch([w['scored'] for w in windows])
+  contexts = tokenizer.encode_batch([w['context'] for w in windows])
+  scored = tokenizer.encode_batch([w['scored'] for w in windows])
   for window, before, after, source in zip(
     windows, contexts, scored, sources, strict=True
   ):
@@ -188,16 +188,16 @@ def spans(context: int, total: int, room: Room) -> Iterator[tuple[int, ...]]:
 
 
 def allowed_ids(
-  coder: tokenizer.Tokenizer, *, end: bool, separator: bool = False
+  tokenizer: tokenizer_lib.Tokenizer, *, end: bool, separator: bool = False
 ) -> np.ndarray:
   """bool [V]: ids that stand for text, and EOS where a document can end.
 
   Args:
     separator: SEP, too, which a document has that is a pair.
   """
-  allowed_V = coder.byte_lengths_V > 0
-  allowed_V[tokenizer.EOS] = end
-  allowed_V[tokenizer.SEP] = separator
+  allowed_V = tokenizer.byte_lengths_V > 0
+  allowed_V[tokenizer_lib.EOS] = end
+  allowed_V[tokenizer_lib.SEP] = separator
   return allowed_V
 
 

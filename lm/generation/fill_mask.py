@@ -88,7 +88,7 @@ class Masks(completion.Completer):
 
   def __init__(self, run: load_run.Trained):
     super().__init__(run.config.generate)
-    self._params, self._coder = run.params, run.tokenizer
+    self._params, self._tokenizer = run.params, run.tokenizer
     self._capacity = run.objective.capacity
     allowed_V = passages.allowed_ids(run.tokenizer, end=False)
     # One is what the text is filled with, also where none is to be shown.
@@ -106,7 +106,7 @@ class Masks(completion.Completer):
     Raises:
       UserError: it has no mask, or does not fit the context.
     """
-    masked = Masked(prompts.encode(prompt, self._coder))
+    masked = Masked(prompts.encode(prompt, self._tokenizer))
     if not masked.masks:
       raise errors.UserError(
         f'the prompt has no {prompts.MASK}; put it where text is to be found'
@@ -161,9 +161,9 @@ class Masks(completion.Completer):
     self, masked: Masked, ids: Sequence[int], found: Sequence[Candidates]
   ) -> Filled:
     """The prompt with an id in place of each mask."""
-    pieces = self._coder.pieces
+    pieces = self._tokenizer.pieces
     text, dropped = prompts.splice(
-      masked.ids_L, [pieces[i] for i in ids], self._coder
+      masked.ids_L, [pieces[i] for i in ids], self._tokenizer
     )
     shown = self._settings.candidates
     return Filled(
@@ -186,7 +186,7 @@ class Unmasking(completion.Completer):
 
   def __init__(self, run: load_run.Trained):
     super().__init__(run.config.generate)
-    self._params, self._coder = run.params, run.tokenizer
+    self._params, self._tokenizer = run.params, run.tokenizer
     self._capacity = run.objective.capacity
     self._run, self._masks = run, Masks(run)
     step = unmasking.make_step(
@@ -283,7 +283,7 @@ class Unmasking(completion.Completer):
     return batch.tokens_BxL
 
   def _continued(self, ids: list[int]) -> left_to_right.Continued:
-    text, dropped = prompts.splice(np.array(ids), [], self._coder)
+    text, dropped = prompts.splice(np.array(ids), [], self._tokenizer)
     whole = len(ids) == self._settings.max_tokens
     return left_to_right.Continued(
       text=text,

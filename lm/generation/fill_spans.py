@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lm import errors, load_run, types
-from lm.data import tokenizer
+from lm.data import tokenizer as tokenizer_lib
 from lm.evaluation import passages
 from lm.generation import completion, left_to_right, prompts
 
@@ -63,12 +63,14 @@ class Spans(completion.Completer):
 
   def __init__(self, run: load_run.Trained):
     super().__init__(run.config.generate)
-    self._coder = run.tokenizer
+    self._tokenizer = run.tokenizer
     allowed_V = passages.allowed_ids(run.tokenizer, end=True)
-    allowed_V[tokenizer.SENTINELS.start : tokenizer.SENTINELS.stop] = True
+    allowed_V[tokenizer_lib.SENTINELS.start : tokenizer_lib.SENTINELS.stop] = (
+      True
+    )
 
     def read(prompt: str) -> types.Example:
-      inputs = prompts.encode(prompt, self._coder)
+      inputs = prompts.encode(prompt, self._tokenizer)
       return run.objective.filling(inputs, left_to_right.UNKNOWN)
 
     self._generator = left_to_right.Generator(run, read, allowed_V)
@@ -79,16 +81,16 @@ class Spans(completion.Completer):
     Raises:
       UserError: it has none, or not 0, 1, 2, ..., or does not fit the context.
     """
-    ids_L = prompts.encode(prompt, self._coder)
+    ids_L = prompts.encode(prompt, self._tokenizer)
     found = ids_L[prompts.is_mark(ids_L)].tolist()
-    if not found or found != list(tokenizer.SENTINELS)[: len(found)]:
-      names = [tokenizer.SPECIAL_NAMES[i] for i in found]
+    if not found or found != list(tokenizer_lib.SENTINELS)[: len(found)]:
+      names = [tokenizer_lib.SPECIAL_NAMES[i] for i in found]
       raise errors.UserError(
         f'the prompt has {", ".join(names) or "no sentinel"}; number what is '
         f'to be found from {prompts.SENTINEL} on, in order: '
         f'{prompts.SENTINEL}, <extra_id_1>, ...'
       )
-    marks = prompts.marks(prompt, self._coder)
+    marks = prompts.marks(prompt, self._tokenizer)
     return Prompt(ids_L, marks, self._generator.encode(prompt))
 
   def batch(
@@ -101,7 +103,7 @@ class Spans(completion.Completer):
     """See `completion.Completer`; all text comes at the end."""
     continued = self._generator.batch([x.example for x in group], samples)
     completions = [
-      splice(prompt, one, self._coder)
+      splice(prompt, one, self._tokenizer)
       for prompt, one in zip(group, continued, strict=True)
     ]
     for row, spliced in enumerate(completions):
@@ -116,7 +118,7 @@ def parse(ids: Sequence[int]) -> tuple[list[int], list[Pair]]:
   """
   stray, pairs = [], []
   for i in ids:
-    if i in tokenizer.SENTINELS:
+    if i in tokenizer_lib.SENTINELS:
       pairs.append((i, ()))
     elif pairs:
       pairs[-1] = (pairs[-1][0], (*pairs[-1][1], i))
@@ -128,7 +130,7 @@ def parse(ids: Sequence[int]) -> tuple[list[int], list[Pair]]:
 def splice(
   prompt: Prompt,
   continued: left_to_right.Continued,
-  coder: tokenizer.Tokenizer,
+  tokenizer: tokenizer_lib.Tokenizer,
 ) -> Spliced:
   """The spans of a completion put where their sentinels stand in a prompt.
 
@@ -141,20 +143,22 @@ def splice(
   """
   wanted = prompt.ids_L[prompts.is_mark(prompt.ids_L)].tolist()
   stray, pairs = parse(continued.ids)
-  found = {i: coder.decode_bytes(span) for i, span in reversed(pairs)}
+  found = {i: tokenizer.decode_bytes(span) for i, span in reversed(pairs)}
   fillings = [
     found.get(i, mark.encode())
     for i, mark in zip(wanted, prompt.marks, strict=True)
   ]
-  text, dropped = prompts.splice(prompt.ids_L, fillings, coder)
-  names = tokenizer.SPECIAL_NAMES
+  text, dropped = prompts.splice(prompt.ids_L, fillings, tokenizer)
+  names = tokenizer_lib.SPECIAL_NAMES
   return Spliced(
     text=text,
     ids=continued.ids,
     dropped_bytes=dropped,
     stop=continued.stop,
     pairs=tuple(
-      (names[i], coder.decode(span)) for i, span in pairs if i in wanted or span
+      (names[i], tokenizer.decode(span))
+      for i, span in pairs
+      if i in wanted or span
     ),
     missing=tuple(names[i] for i in wanted if i not in found),
     stray=len(stray),

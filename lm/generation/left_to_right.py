@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from lm import errors, load_run, types
-from lm.data import tokenizer
+from lm.data import tokenizer as tokenizer_lib
 from lm.evaluation import passages
 from lm.generation import beam, completion, sampling
 from lm.models import base
@@ -17,7 +17,7 @@ from lm.runtime import sharding
 from lm.training import step
 
 # Stands for what is to be predicted, which a prompt does not know.
-UNKNOWN = np.array([tokenizer.PAD], np.int32)
+UNKNOWN = np.array([tokenizer_lib.PAD], np.int32)
 
 _REASONS = {
   'end': 'end of document',
@@ -64,7 +64,7 @@ class Generator(completion.Completer):
       shows_prompt: whether what is drawn goes on from the prompt's text.
     """
     super().__init__(run.config.generate)
-    self._params, self._coder = run.params, run.tokenizer
+    self._params, self._tokenizer = run.params, run.tokenizer
     self._read, self._shows_prompt = read, shows_prompt
     # Nothing but the last position is read out.
     self._capacity = dataclasses.replace(run.objective.capacity, predictions=0)
@@ -126,7 +126,9 @@ class Generator(completion.Completer):
     # One program for a lone prompt, one for any batch.
     size = self.batch_size if len(group) > 1 else 1
     most = self._settings.max_tokens
-    rows = [_Row(self._coder, most, room) for room in map(self._room, group)]
+    rows = [
+      _Row(self._tokenizer, most, room) for room in map(self._room, group)
+    ]
     batch = completion.rows_of(group, size, self._capacity)
     if self._settings.beams > 1:
       self._decode_beams(batch, rows, on_text)
@@ -172,7 +174,7 @@ def encode_beginning(run: load_run.Trained, prompt: str) -> np.ndarray:
 
   Where pairs were read as text it is a source, which stands before SEP.
   """
-  behind = np.full(int(reads_pairs(run)), tokenizer.SEP, np.int32)
+  behind = np.full(int(reads_pairs(run)), tokenizer_lib.SEP, np.int32)
   return np.concatenate([run.tokenizer.encode(prompt), behind])
 
 
@@ -265,8 +267,10 @@ def _feed(rows: Sequence['_Row'], ids_BxT: np.ndarray, on_text):
 class _Row:
   """The state of one continuation, of at most `limit` tokens, in its batch."""
 
-  def __init__(self, coder: tokenizer.Tokenizer, max_tokens: int, room: int):
-    self._decoder = tokenizer.StreamDecoder(coder)
+  def __init__(
+    self, tokenizer: tokenizer_lib.Tokenizer, max_tokens: int, room: int
+  ):
+    self._decoder = tokenizer_lib.StreamDecoder(tokenizer)
     self.limit = min(max_tokens, room)
     self._reason = 'max_tokens' if max_tokens <= room else 'context'
     self._parts: list[str] = []
@@ -277,7 +281,7 @@ class _Row:
     """Takes an id; the characters that it completes."""
     if self.stop:
       return ''
-    if new == tokenizer.EOS:
+    if new == tokenizer_lib.EOS:
       self.stop = 'end'
       text = self._decoder.flush()
     else:

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from lm import errors
-from lm.data import tokenizer
+from lm.data import tokenizer as tokenizer_lib
 
-MASK = tokenizer.SPECIAL_NAMES[tokenizer.MASK]
-SENTINEL = tokenizer.SPECIAL_NAMES[tokenizer.SENTINELS[0]]
+MASK = tokenizer_lib.SPECIAL_NAMES[tokenizer_lib.MASK]
+SENTINEL = tokenizer_lib.SPECIAL_NAMES[tokenizer_lib.SENTINELS[0]]
 _NUMBERED = r'<extra_id_(\d+)>'
 _MARK = re.compile(f'{re.escape(MASK)}|{_NUMBERED}')
 _SPACED_MARK = re.compile(f' ?(?:{_MARK.pattern})')
@@ -35,7 +35,7 @@ def is_marked(text: str) -> bool:
   return bool(_MARK.search(text))
 
 
-def encode(prompt: str, coder: tokenizer.Tokenizer) -> np.ndarray:
+def encode(prompt: str, tokenizer: tokenizer_lib.Tokenizer) -> np.ndarray:
   """Ids of a prompt, the special ones of its marks among them.
 
   Each text between marks is tokenized apart. Most tokenizers have the blank
@@ -52,47 +52,52 @@ def encode(prompt: str, coder: tokenizer.Tokenizer) -> np.ndarray:
     UserError: a sentinel that does not exist.
   """
   parts, start = [], 0
-  for found in _find(prompt, coder):
-    parts += [coder.encode(prompt[start : found.start()]), [_special(found)]]
+  for found in _find(prompt, tokenizer):
+    parts += [
+      tokenizer.encode(prompt[start : found.start()]),
+      [_special(found)],
+    ]
     start = found.end()
-  parts.append(coder.encode(prompt[start:]))
+  parts.append(tokenizer.encode(prompt[start:]))
   return np.concatenate(parts).astype(np.int32)
 
 
-def marks(prompt: str, coder: tokenizer.Tokenizer) -> list[str]:
+def marks(prompt: str, tokenizer: tokenizer_lib.Tokenizer) -> list[str]:
   """The marks of a prompt, each with the blank that `encode` leaves out.
 
   'is [MASK].' with pieces such as ' Paris'   [' [MASK]']
   """
-  return [found[0] for found in _find(prompt, coder)]
+  return [found[0] for found in _find(prompt, tokenizer)]
 
 
-def _find(prompt: str, coder: tokenizer.Tokenizer) -> Iterator[re.Match]:
-  spaced = any(len(x) > 1 and x.startswith(b' ') for x in coder.pieces)
+def _find(
+  prompt: str, tokenizer: tokenizer_lib.Tokenizer
+) -> Iterator[re.Match]:
+  spaced = any(len(x) > 1 and x.startswith(b' ') for x in tokenizer.pieces)
   return (_SPACED_MARK if spaced else _MARK).finditer(prompt)
 
 
 def _special(found: re.Match) -> int:
   if found[1] is None:
-    return tokenizer.MASK
-  number, count = int(found[1]), len(tokenizer.SENTINELS)
+    return tokenizer_lib.MASK
+  number, count = int(found[1]), len(tokenizer_lib.SENTINELS)
   if number >= count:
     raise errors.UserError(
       f'the prompt has {found[0].strip()}, but the last of the {count} '
       f'sentinels is <extra_id_{count - 1}>; number them from 0'
     )
-  return tokenizer.SENTINELS[number]
+  return tokenizer_lib.SENTINELS[number]
 
 
 def is_mark(ids_L: np.ndarray) -> np.ndarray:
   """Where marks stand in what `encode` returned; bool [L]."""
-  return ids_L < tokenizer.NUM_SPECIAL
+  return ids_L < tokenizer_lib.NUM_SPECIAL
 
 
 def splice(
   ids_L: np.ndarray,
   fillings: Sequence[bytes],
-  coder: tokenizer.Tokenizer,
+  tokenizer: tokenizer_lib.Tokenizer,
 ) -> tuple[str, int]:
   """The text with a filling in place of each mark.
 
@@ -101,8 +106,8 @@ def splice(
   """
   waiting, parts = iter(fillings), []
   for i in ids_L.tolist():
-    special = i < tokenizer.NUM_SPECIAL
-    parts.append(next(waiting) if special else coder.pieces[i])
+    special = i < tokenizer_lib.NUM_SPECIAL
+    parts.append(next(waiting) if special else tokenizer.pieces[i])
   data = b''.join(parts)
   text = data.decode(errors='ignore')
   return text, len(data) - len(text.encode())

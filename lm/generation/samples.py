@@ -7,7 +7,7 @@ import json
 import pathlib
 
 from lm import generate, load_run, types
-from lm.data import tokenizer
+from lm.data import tokenizer as tokenizer_lib
 from lm.data.text import words
 from lm.generation import diversity, prompts as prompts_lib
 from lm.runtime import files, hosts
@@ -85,7 +85,7 @@ def _most_tokens(capacity: types.Size) -> int:
   return capacity.tokens // 2 - 1
 
 
-def mask_words(text: str, coder: tokenizer.Tokenizer) -> str:
+def mask_words(text: str, tokenizer: tokenizer_lib.Tokenizer) -> str:
   """Some words, each replaced by as many [MASK] as it has tokens.
 
   'a b c d e f g' -> 'a b c d e [MASK] g'
@@ -94,17 +94,18 @@ def mask_words(text: str, coder: tokenizer.Tokenizer) -> str:
     text,
     *_MASKED,
     lambda number, words: (
-      prompts_lib.MASK * max(1, len(coder.encode(words)) - _rest(words, coder))
+      prompts_lib.MASK
+      * max(1, len(tokenizer.encode(words)) - _rest(words, tokenizer))
     ),
   )
 
 
-def cut_spans(text: str, coder: tokenizer.Tokenizer) -> str:
+def cut_spans(text: str, tokenizer: tokenizer_lib.Tokenizer) -> str:
   """Some pairs of words, each replaced by a sentinel.
 
   'a b c d e f g h i' -> 'a b c d e f <extra_id_0> i'
   """
-  del coder
+  del tokenizer
   return _mark_words(text, *_SPAN, lambda number, words: _sentinel(number))
 
 
@@ -112,14 +113,14 @@ def cut_spans(text: str, coder: tokenizer.Tokenizer) -> str:
 _MARKED = {'masks': mask_words, 'spans': cut_spans}
 
 
-def _rest(text: str, coder) -> int:
+def _rest(text: str, tokenizer) -> int:
   """Tokens of the blanks before a word that stay where it is masked."""
   blanks = text[: len(text) - len(text.lstrip())]
-  return len(prompts_lib.encode(blanks + prompts_lib.MASK, coder)) - 1
+  return len(prompts_lib.encode(blanks + prompts_lib.MASK, tokenizer)) - 1
 
 
 def _sentinel(number: int) -> str:
-  return tokenizer.SPECIAL_NAMES[tokenizer.SENTINELS[number]]
+  return tokenizer_lib.SPECIAL_NAMES[tokenizer_lib.SENTINELS[number]]
 
 
 def _mark_words(text: str, count: int, gap: int, mark) -> str:
@@ -143,7 +144,7 @@ def _mark_words(text: str, count: int, gap: int, mark) -> str:
 def openings(
   path: pathlib.Path,
   count: int,
-  coder: tokenizer.Tokenizer,
+  tokenizer: tokenizer_lib.Tokenizer,
   *,
   most_tokens: int,
 ) -> list[tuple[str, str]]:
@@ -163,14 +164,14 @@ def openings(
   for document in documents:
     text = document['text']
     if 'target' in document:
-      if len(coder.encode(text)) <= most_tokens:
+      if len(tokenizer.encode(text)) <= most_tokens:
         pairs.append((text, document['target']))
       continue
     text = text.lstrip()
     limit = min(_PROMPT, len(text))
     cut = text.rfind(' ', limit // 2, limit)
     prompt = text[: cut if cut > 0 else limit]
-    while prompt and len(coder.encode(prompt)) > most_tokens:
+    while prompt and len(tokenizer.encode(prompt)) > most_tokens:
       prompt = prompt[: len(prompt) * 3 // 4]
     pairs.append((prompt, text[len(prompt) :]))
   return pairs
@@ -182,15 +183,15 @@ def _figures(run, pairs, limits, completions) -> dict[str, float]:
   Diversity and repetition depend on how much text there is: the held-out text
   is cut to the tokens of its sample. Its length is what the same limit leaves.
   """
-  coder = run.tokenizer
-  most_bytes = int(coder.byte_lengths_V.max())
+  tokenizer = run.tokenizer
+  most_bytes = int(tokenizer.byte_lengths_V.max())
   truths, matched = [], []
   for (_, rest), limit, completion in zip(
     pairs, limits, completions, strict=True
   ):
-    ids = coder.encode(rest[: limit * most_bytes])[:limit]
+    ids = tokenizer.encode(rest[: limit * most_bytes])[:limit]
     truths.append(ids)
-    matched.append(coder.decode(ids[: completion.tokens]))
+    matched.append(tokenizer.decode(ids[: completion.tokens]))
   texts = [completion.text for completion in completions]
   figures = {'samples_count': len(texts)}
   of_samples = {
@@ -199,7 +200,7 @@ def _figures(run, pairs, limits, completions) -> dict[str, float]:
   }
   of_truths = {
     **diversity.diversity(matched),
-    **diversity.lengths(map(coder.decode, truths), map(len, truths)),
+    **diversity.lengths(map(tokenizer.decode, truths), map(len, truths)),
   }
   for name in diversity.NAMES:
     for whose, values in (('samples', of_samples), ('held_out', of_truths)):

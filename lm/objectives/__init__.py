@@ -1,6 +1,6 @@
 """Training objectives, by name."""
 
-from lm.data import tokenizer
+from lm.data import tokenizer as tokenizer_lib
 from lm.objectives import (
   base,
   causal,
@@ -39,11 +39,13 @@ OF_PAIRS = ('sequence',)
 OF_TEXT = ('span', 'mixture')
 
 
-def make(config, coder: tokenizer.Tokenizer | None = None) -> base.Objective:
+def make(
+  config, tokenizer: tokenizer_lib.Tokenizer | None = None
+) -> base.Objective:
   """The objective that `objective.name` of a resolved config names.
 
   Args:
-    coder: what made the ids; without one every id below `data.vocab_size` that
-      is not special counts as a piece of text.
+    tokenizer: what made the ids; without one every id below `data.vocab_size`
+      that is not special counts as a piece of text.
   """
-  return OBJECTIVES[config.objective.name](config, coder)
+  return OBJECTIVES[config.objective.name](config, tokenizer)

@@ -10,9 +10,9 @@ from lm.objectives import base, layout, token_loss
 _NOTHING = np.zeros(0, np.int32)
 
 
-def make(config, coder=None) -> base.Objective:
+def make(config, tokenizer=None) -> base.Objective:
   """The objective for rows of `data.sequence_length` positions."""
-  del coder
+  del tokenizer
   length = config.data.sequence_length
   return base.Objective(
     raw_length=length,

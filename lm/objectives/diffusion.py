@@ -30,9 +30,9 @@ Estimator = Callable[
 _GOLDEN = (5**0.5 - 1) / 2
 
 
-def make(config, coder=None) -> base.Objective:
+def make(config, tokenizer=None) -> base.Objective:
   """The objective; `objective.diffusion` says how the share is drawn."""
-  del coder
+  del tokenizer
   cfg, length = config.objective.diffusion, config.data.sequence_length
   return base.Objective(
     raw_length=length - 1,  # BOS

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from lm import errors, types
-from lm.data import tokenizer
+from lm.data import tokenizer as tokenizer_lib
 from lm.objectives import base, layout, masking, token_loss
 
 # P(length) = p (1 - p)^(length - 1), cut off behind the longest. The paper says
@@ -24,7 +24,9 @@ SPAN_P, SPAN_LONGEST = 0.2, 10
 Unit = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
 
 
-def make(config, coder: tokenizer.Tokenizer | None = None) -> base.Objective:
+def make(
+  config, tokenizer: tokenizer_lib.Tokenizer | None = None
+) -> base.Objective:
   """The objective; `objective.masked` says how many are chosen, and how."""
   cfg, length = config.objective.masked, config.data.sequence_length
   raw_length = length - 1  # BOS
@@ -41,7 +43,7 @@ def make(config, coder: tokenizer.Tokenizer | None = None) -> base.Objective:
       unit=UNITS[cfg.unit],
       mask_share=cfg.mask_share,
       random_share=cfg.random_share,
-      pieces=len(coder.pieces) if coder else config.data.vocab_size,
+      pieces=len(tokenizer.pieces) if tokenizer else config.data.vocab_size,
     ),
     loss=token_loss.make(config, 'masked'),
     coefficients=token_loss.coefficients(config, 'masked'),
@@ -103,11 +105,11 @@ def corrupt(
   k = count(len(maskable), rate)
   places = maskable[unit(record.word_L[maskable], k, rng)]
   draw = rng.random(len(places))
-  random_ids = rng.integers(tokenizer.NUM_SPECIAL, pieces, len(places))
+  random_ids = rng.integers(tokenizer_lib.NUM_SPECIAL, pieces, len(places))
   read = np.where(
     draw < mask_share + random_share, random_ids, record.ids_L[places]
   )
-  read = np.where(draw < mask_share, tokenizer.MASK, read)
+  read = np.where(draw < mask_share, tokenizer_lib.MASK, read)
   return [masking.example(record.ids_L, places, read=read)]
 
 

@@ -88,13 +88,13 @@ def _either(names: Sequence[str]) -> str:
   return ' or '.join(map(repr, names))
 
 
-def make(config, coder=None) -> base.Objective:
+def make(config, tokenizer=None) -> base.Objective:
   """The objective; `objective.mixture` has the components and the weighting.
 
   A chunk longer than its component's own raw length is cut into consecutive
   pieces, each an example of its own: all text is read, and shares are of it.
   """
-  parts, capacity = _parts(config, coder)
+  parts, capacity = _parts(config, tokenizer)
   shares = [part.share for part in parts]
   edges = np.cumsum(shares)[:-1] / np.sum(shares)
   draw = functools.partial(_pieces, parts=parts, edges=edges)
@@ -162,11 +162,12 @@ class _Part:
     return self.example(self.objective.filling(inputs, targets))
 
 
-def _parts(config, coder) -> tuple[list[_Part], types.Size]:
+def _parts(config, tokenizer) -> tuple[list[_Part], types.Size]:
   """The components, each with its raw length, and a row's room."""
   found = mixture_components.read(config)
   made = [
-    objectives.OBJECTIVES[c.objective](c.config(config), coder) for c in found
+    objectives.OBJECTIVES[c.objective](c.config(config), tokenizer)
+    for c in found
   ]
   causal = {objective.attention for objective in made} == {'causal'}
   drafts = [

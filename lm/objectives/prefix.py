@@ -16,9 +16,9 @@ from lm.objectives import base, layout, token_loss
 SPLITS = ('uniform', 'fixed')
 
 
-def make(config, coder=None) -> base.Objective:
+def make(config, tokenizer=None) -> base.Objective:
   """The objective; `objective.prefix` says where chunks are split."""
-  del coder
+  del tokenizer
   cfg, length = config.objective.prefix, config.data.sequence_length
   lay = layout.make(config)
   share = cfg.share if cfg.split == 'fixed' else None

@@ -11,17 +11,17 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from lm import errors, types
-from lm.data import tokenizer
+from lm.data import tokenizer as tokenizer_lib
 from lm.objectives import base, layout, span_noise, token_loss
 
 # What is predicted, and what stands in place of noise.
 TARGETS = ('spans', 'everything')
 CORRUPTED = ('sentinel', 'mask', 'drop')
 
-_BEGIN = tokenizer.SENTINELS[0]
+_BEGIN = tokenizer_lib.SENTINELS[0]
 
 
-def make(config, coder=None) -> base.Objective:
+def make(config, tokenizer=None) -> base.Objective:
   """The objective; `objective.span` has its options.
 
   As pairs, of the text a b c d e in which b and e are noise:
@@ -44,7 +44,7 @@ def make(config, coder=None) -> base.Objective:
     mean=cfg.mean,
     kind=cfg.noise,
     unit=cfg.unit,
-    pieces=() if coder is None else coder.pieces,
+    pieces=() if tokenizer is None else tokenizer.pieces,
   )
   form = Form(cfg.target, cfg.corrupted)
   lay = layout.make(config)
@@ -103,13 +103,13 @@ def check_sentinels(cfg, raw_length: int, length: int):
     return
   noise = span_noise.Noise(cfg.rate, cfg.mean, cfg.noise, cfg.unit)
   needed = max(noise.bounds(n).sentinels for n in range(1, raw_length + 1))
-  if needed > len(tokenizer.SENTINELS):
+  if needed > len(tokenizer_lib.SENTINELS):
     raise errors.UserError(
       f'data.sequence_length={length} with objective.span.rate={cfg.rate} and '
       f'objective.span.mean={cfg.mean} can need {needed} sentinels for '
       f'{raw_length} tokens of text, but there are '
-      f'{len(tokenizer.SENTINELS)}; lower data.sequence_length or the rate, or '
-      'raise the mean'
+      f'{len(tokenizer_lib.SENTINELS)}; lower data.sequence_length or the '
+      'rate, or raise the mean'
     )
 
 
@@ -134,7 +134,7 @@ class Form:
     """
     text_L, end = ids_L[: len(noise_L)], ids_L[len(noise_L) :]
     inputs = np.concatenate([self._inputs(text_L, noise_L), end])
-    targets = np.append(self._targets(text_L, noise_L), tokenizer.EOS)
+    targets = np.append(self._targets(text_L, noise_L), tokenizer_lib.EOS)
     return inputs.astype(np.int32), targets.astype(np.int32)
 
   def most(
@@ -162,7 +162,7 @@ class Form:
     if self.corrupted == 'drop':
       return text_L[~noise_L]
     if self.corrupted == 'mask':
-      return np.where(noise_L, tokenizer.MASK, text_L)
+      return np.where(noise_L, tokenizer_lib.MASK, text_L)
     starts_L = span_noise.run_starts(noise_L)
     marked_L = np.where(starts_L, _BEGIN - 1 + np.cumsum(starts_L), text_L)
     return marked_L[~noise_L | starts_L]
@@ -295,7 +295,7 @@ def _continuation(
   weights  [  0  0  0  0  1  1   0]
   """
   inputs = np.append(context, _BEGIN)
-  targets = np.concatenate([[_BEGIN], scored, [tokenizer.EOS]])
+  targets = np.concatenate([[_BEGIN], scored, [tokenizer_lib.EOS]])
   example = lay.example(inputs, targets)
   weights_L = np.zeros(len(example.weights_L), np.float32)
   weights_L[-1 - len(scored) : -1] = 1

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from lm import types
-from lm.data import tokenizer
+from lm.data import tokenizer as tokenizer_lib
 from lm.objectives import base, layout, token_loss
 
 
-def make(config, coder=None) -> base.Objective:
+def make(config, tokenizer=None) -> base.Objective:
   """The objective, on pairs of `data.text_column` and `data.target_column`."""
-  del coder
+  del tokenizer
   length, lay = config.data.sequence_length, layout.make(config)
   capacity = types.Size(tokens=length)
   if lay.sides:
@@ -54,7 +54,7 @@ def corrupt(
   """
   del rng
   # Of text no token is special: the first separator is the pair's.
-  place = int(np.argmax(record.ids_L == tokenizer.SEP)) + 1
+  place = int(np.argmax(record.ids_L == tokenizer_lib.SEP)) + 1
   return [lay.example(record.ids_L[:place], record.ids_L[place:])]
 
 
@@ -62,4 +62,4 @@ def _continuation(
   context: np.ndarray, scored: np.ndarray, *, lay: layout.Layout
 ) -> types.Example:
   """The beginning `scored` of a target, given a source without its SEP."""
-  return lay.example(np.append(context, tokenizer.SEP), scored)
+  return lay.example(np.append(context, tokenizer_lib.SEP), scored)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import rich.cells
 
-from lm.data import tokenizer
+from lm.data import tokenizer as tokenizer_lib
 
 _SHOWN = {' ': '␣', '\n': '↵', '\t': '⇥'}
 _IN_A_TEXT = {**_SHOWN, ' ': ' ', '\n': '↵\n'}
@@ -15,17 +15,17 @@ _IN_A_TEXT = {**_SHOWN, ' ': ' ', '\n': '↵\n'}
 _ESCAPED = ('Cc', 'Cf', 'Cn', 'Co', 'Cs', 'Zl', 'Zp', 'Zs')
 
 
-def spell(id_: int, coder: tokenizer.Tokenizer) -> str:
+def spell(id_: int, tokenizer: tokenizer_lib.Tokenizer) -> str:
   """A token: text as `visible`, special ones by name, else its bytes.
 
   A part of a character is in hexadecimal, as \\xe4; an id that no piece has, as
   <unused 812>.
   """
-  if id_ < tokenizer.NUM_SPECIAL:
-    return tokenizer.SPECIAL_NAMES[id_]
-  if id_ >= len(coder.pieces):
+  if id_ < tokenizer_lib.NUM_SPECIAL:
+    return tokenizer_lib.SPECIAL_NAMES[id_]
+  if id_ >= len(tokenizer.pieces):
     return f'<unused {id_}>'
-  text = visible(coder.pieces[id_].decode(errors='backslashreplace'))
+  text = visible(tokenizer.pieces[id_].decode(errors='backslashreplace'))
   # On its own it would be drawn over the token before it.
   return f'◌{text}' if unicodedata.category(text[0])[0] == 'M' else text
 
@@ -35,7 +35,7 @@ def visible(text: str) -> str:
   return _replace(text, _SHOWN)
 
 
-def original(ids: Iterable[int], coder: tokenizer.Tokenizer) -> str:
+def original(ids: Iterable[int], tokenizer: tokenizer_lib.Tokenizer) -> str:
   """The text of ids: blanks stay, and lines end behind their ↵.
 
   Special tokens are named; bytes that form no character are in hexadecimal.
@@ -43,9 +43,9 @@ def original(ids: Iterable[int], coder: tokenizer.Tokenizer) -> str:
   parts = []
   for special, run in itertools.groupby(ids, _is_special):
     if special:
-      parts += [tokenizer.SPECIAL_NAMES[id_] for id_ in run]
+      parts += [tokenizer_lib.SPECIAL_NAMES[id_] for id_ in run]
     else:
-      text = coder.decode_bytes(list(run)).decode(errors='backslashreplace')
+      text = tokenizer.decode_bytes(list(run)).decode(errors='backslashreplace')
       parts.append(_replace(text, _IN_A_TEXT))
   return ''.join(parts)
 
@@ -62,7 +62,7 @@ def _replace(text: str, shown: Mapping[str, str]) -> str:
 
 
 def _is_special(id_: int) -> bool:
-  return id_ < tokenizer.NUM_SPECIAL
+  return id_ < tokenizer_lib.NUM_SPECIAL
 
 
 def _escape(char: str) -> str:

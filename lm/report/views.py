@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from lm.data import tokenizer
+from lm.data import tokenizer as tokenizer_lib
 from lm.models import attention
 from lm.report import token_text
 
@@ -155,20 +155,20 @@ class Shown:
 
 def stacks(
   row: Mapping[str, np.ndarray],
-  coder: tokenizer.Tokenizer,
+  tokenizer: tokenizer_lib.Tokenizer,
   architecture: str,
 ) -> tuple[Stack, ...]:
   """The stacks of a row, as `packing.pack` returns it."""
   last = Stack(
     name='encoder' if architecture == 'encoder' else 'decoder',
-    reads=_spell(row['tokens'], coder),
-    special_L=row['tokens'] < tokenizer.NUM_SPECIAL,
+    reads=_spell(row['tokens'], tokenizer),
+    special_L=row['tokens'] < tokenizer_lib.NUM_SPECIAL,
     segment_L=row['segment'],
     order_L=row['order'],
     predicts=tuple(
       text if weight else ''
       for text, weight in zip(
-        _spell(row['targets'], coder), row['weights'], strict=True
+        _spell(row['targets'], tokenizer), row['weights'], strict=True
       )
     ),
     weights_L=row['weights'],
@@ -177,8 +177,8 @@ def stacks(
     return (last,)
   first = Stack(
     name='encoder',
-    reads=_spell(row['encoder_tokens'], coder),
-    special_L=row['encoder_tokens'] < tokenizer.NUM_SPECIAL,
+    reads=_spell(row['encoder_tokens'], tokenizer),
+    special_L=row['encoder_tokens'] < tokenizer_lib.NUM_SPECIAL,
     segment_L=row['encoder_segment'],
   )
   return (first, last)
@@ -212,8 +212,10 @@ def _weight(weight: float) -> str:
   return f'{weight:,.0f}' if weight >= 1000 else f'{weight:.4g}'
 
 
-def _spell(ids_L: np.ndarray, coder: tokenizer.Tokenizer) -> tuple[str, ...]:
-  return tuple(token_text.spell(id_, coder) for id_ in ids_L.tolist())
+def _spell(
+  ids_L: np.ndarray, tokenizer: tokenizer_lib.Tokenizer
+) -> tuple[str, ...]:
+  return tuple(token_text.spell(id_, tokenizer) for id_ in ids_L.tolist())
 
 
 def _mask(query: Stack, key: Stack) -> Mask:

@@ -165,10 +165,10 @@ def prepared(folder, tmp_path_factory):
 
 
 def texts_of(prepared):
-  coder, found = prepared.tokenizer(), []
+  tokenizer, found = prepared.tokenizer(), []
   for name in prepare.SPLITS:
     split = prepared.train() if name == 'train' else prepared.held_out(name)
-    found += [coder.decode(split.read(d)[0]) for d in range(len(split))]
+    found += [tokenizer.decode(split.read(d)[0]) for d in range(len(split))]
   return found
 
 

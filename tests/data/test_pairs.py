@@ -18,11 +18,11 @@ from lm.data import (
   pairs as pairs_lib,
   prepare,
   store,
-  tokenizer,
+  tokenizer as tokenizer_lib,
 )
 from lm.evaluation import passages
 
-SEP, EOS = tokenizer.SEP, tokenizer.EOS
+SEP, EOS = tokenizer_lib.SEP, tokenizer_lib.EOS
 
 
 def make_config(path, directory, **fields):
@@ -56,13 +56,13 @@ def split_of(prepared, name):
 
 def pairs_of(prepared, name):
   """Source and target of each pair, from the ids alone."""
-  coder, split = prepared.tokenizer(), split_of(prepared, name)
+  tokenizer, split = prepared.tokenizer(), split_of(prepared, name)
   found = []
   for document in range(len(split)):
     ids = split.read(document)[0]
     sides = np.split(ids, [split.input_lengths[document]])
     assert [side[-1] for side in sides] == [SEP, EOS]
-    found.append(tuple(coder.decode(side[:-1]) for side in sides))
+    found.append(tuple(tokenizer.decode(side[:-1]) for side in sides))
   return found
 
 
@@ -347,7 +347,7 @@ def test_ids_words_and_bytes_of_a_pair(tmp_path):
   data = ''.join(rows[0]).encode()
   assert split.input_lengths[number] == 10
   assert split.lengths[number] == len(ids) == len(data) + 2
-  expected = [byte + tokenizer.FIRST_BYTE for byte in data]
+  expected = [byte + tokenizer_lib.FIRST_BYTE for byte in data]
   assert ids.tolist() == [*expected[:9], SEP, *expected[9:], EOS]
   source, target = [0] * 3 + [1] * 5 + [2], [4] * 3 + [5] * 3 + [6] * 3
   assert word.tolist() == [*source, 3, *target, 7]
@@ -419,7 +419,7 @@ def objective_of(config, architecture, length=32):
   return objectives.make(config_lib.resolve(config))
 
 
-def read_rows(rows, objective, coder):
+def read_rows(rows, objective, tokenizer):
   """The pairs of an epoch's rows, as text."""
   found = []
   for number in range(rows.rows_in_first_epoch(10**6)):
@@ -429,13 +429,15 @@ def read_rows(rows, objective, coder):
       targets = row['targets'][inside]
       if objective.capacity.encoder_tokens:
         inputs = row['encoder_tokens'][row['encoder_segment'] == segment]
-        assert inputs[0] == tokenizer.BOS
+        assert inputs[0] == tokenizer_lib.BOS
         inputs = inputs[1:]
       else:
         weights = row['weights'][inside] > 0
         inputs, targets = targets[~weights], targets[weights]
       assert (inputs[-1], targets[-1]) == (SEP, EOS)
-      found.append((coder.decode(inputs[:-1]), coder.decode(targets[:-1])))
+      found.append(
+        (tokenizer.decode(inputs[:-1]), tokenizer.decode(targets[:-1]))
+      )
   return found
 
 

@@ -27,7 +27,7 @@ from lm.data import (
   splits,
   store,
   tally,
-  tokenizer,
+  tokenizer as tokenizer_lib,
   windows,
   workers,
 )
@@ -61,8 +61,8 @@ def write_texts(folder, texts, names=None):
 
 def texts_of(prepared, split):
   """The texts that the ids of a split spell."""
-  coder, ids = prepared.tokenizer(), split_of(prepared, split)
-  return [coder.decode(ids.read(d)[0]) for d in range(len(ids))]
+  tokenizer, ids = prepared.tokenizer(), split_of(prepared, split)
+  return [tokenizer.decode(ids.read(d)[0]) for d in range(len(ids))]
 
 
 def split_of(prepared, split):
@@ -90,7 +90,7 @@ def corpus(tmp_path):
   return write_texts(tmp_path / 'corpus', TEXTS)
 
 
-@pytest.mark.parametrize('kind', tokenizer.KINDS)
+@pytest.mark.parametrize('kind', tokenizer_lib.KINDS)
 def test_ids_spell_the_text_and_one_eos_ends_each_document(
   corpus, tmp_path, kind
 ):
@@ -105,8 +105,10 @@ def test_ids_spell_the_text_and_one_eos_ends_each_document(
     found += texts
     for document, text in enumerate(texts):
       ids_L, word_L, start_L = ids.read(document)
-      assert (ids_L == tokenizer.EOS).nonzero()[0].tolist() == [len(ids_L) - 1]
-      assert (ids_L[:-1] >= tokenizer.FIRST_BYTE).all()
+      assert (ids_L == tokenizer_lib.EOS).nonzero()[0].tolist() == [
+        len(ids_L) - 1
+      ]
+      assert (ids_L[:-1] >= tokenizer_lib.FIRST_BYTE).all()
       # Each token begins where the one before it ends; EOS at the text's end.
       pieces = prepared.tokenizer().byte_lengths_V[ids_L]
       assert np.array_equal(start_L, np.cumsum(pieces) - pieces)
@@ -640,7 +642,7 @@ def test_a_file_in_another_encoding_is_named_with_the_byte(tmp_path):
 
 
 def test_a_saved_tokenizer_must_have_the_asked_size(corpus, tmp_path):
-  saved = tokenizer.train('char', 600, TEXTS)
+  saved = tokenizer_lib.train('char', 600, TEXTS)
   saved.save(tmp_path / 't')
   data = settings(
     corpus, tmp_path / 'p', tokenizer=str(tmp_path / 't'), vocab_size=600

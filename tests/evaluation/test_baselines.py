@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lm.config import resolve as config_lib
-from lm.data import prepare, tokenizer
+from lm.data import prepare, tokenizer as tokenizer_lib
 from lm.evaluation import baselines
 
 
@@ -34,28 +34,28 @@ def test_training_text_helps_and_only_its_surplus_counts():
 
 
 def test_training_text_is_decoded_from_its_ids(prepared):
-  coder, train = prepared.tokenizer(), prepared.train()
-  text = baselines.training_text(train, coder)
+  tokenizer, train = prepared.tokenizer(), prepared.train()
+  text = baselines.training_text(train, tokenizer)
   assert len(text) == prepared.manifest['bytes']['train']
-  assert text.endswith(coder.decode_bytes(train.read(len(train) - 1)[0]))
-  assert baselines.training_text(train, coder, limit=100) == text[-100:]
+  assert text.endswith(tokenizer.decode_bytes(train.read(len(train) - 1)[0]))
+  assert baselines.training_text(train, tokenizer, limit=100) == text[-100:]
 
 
 def test_unigram_is_a_distribution_over_text_and_the_end(prepared):
-  coder, train = prepared.tokenizer(), prepared.train()
+  tokenizer, train = prepared.tokenizer(), prepared.train()
   test = prepared.held_out('test')
-  V = coder.vocab_size
+  V = tokenizer.vocab_size
   ids = np.concatenate([train.read(d)[0] for d in range(len(train))])
   counts = np.bincount(ids, minlength=V).astype(float)
   possible = np.zeros(V, bool)
-  possible[tokenizer.FIRST_BYTE : len(coder.pieces)] = True
-  possible[tokenizer.EOS] = True
+  possible[tokenizer_lib.FIRST_BYTE : len(tokenizer.pieces)] = True
+  possible[tokenizer_lib.EOS] = True
   p = np.where(possible, counts + 1, 0)
   p /= p.sum()
   held_out = np.concatenate([test.read(d)[0] for d in range(len(test))])
   bits = -np.log2(p[held_out]).sum()
   expected = bits / prepared.manifest['bytes']['test']
-  found = baselines.unigram(train, test, coder)
+  found = baselines.unigram(train, test, tokenizer)
   assert found == pytest.approx(expected, rel=1e-9)
 
 

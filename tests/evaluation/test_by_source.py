@@ -12,7 +12,7 @@ from test_scorer import make_objective
 
 from lm import errors, evaluate, evaluate_text, load_run, models, types
 from lm.config import resolve as config_lib
-from lm.data import prepare, store, tokenizer, windows
+from lm.data import prepare, store, tokenizer as tokenizer_lib, windows
 from lm.evaluation import by_source, passages as passages_lib, scoring_methods
 from lm.runtime import sharding
 
@@ -38,12 +38,12 @@ def _short_windows(monkeypatch):
 
 
 @pytest.fixture
-def coder():
-  return tokenizer.train('bytes', 528, [])
+def tokenizer():
+  return tokenizer_lib.train('bytes', 528, [])
 
 
 @pytest.fixture
-def write(tmp_path, coder):
+def write(tmp_path, tokenizer):
   """write(texts of each source) -> a `held_out` folder, as it is prepared."""
 
   def write(texts):
@@ -51,7 +51,7 @@ def write(tmp_path, coder):
     writer, documents, sources = store.Writer(folder / 'test'), [], []
     for number, of_source in enumerate(texts):
       for name, text in enumerate(of_source):
-        ids = np.append(coder.encode(text), tokenizer.EOS)
+        ids = np.append(tokenizer.encode(text), tokenizer_lib.EOS)
         starts = np.arange(len(ids))
         writer.add(store.encode([np.stack([ids, starts, starts])]))
         documents.append({'name': str(name), 'text': text})
@@ -65,7 +65,7 @@ def write(tmp_path, coder):
 
 
 @pytest.fixture
-def make_run(config, coder):
+def make_run(config, tokenizer):
   """A run of an untrained model with the objective of a scorer."""
 
   def make(name, sources):
@@ -81,7 +81,7 @@ def make_run(config, coder):
     model = models.make(resolved, objective, mesh)
     return load_run.Trained(
       config=resolved,
-      tokenizer=coder,
+      tokenizer=tokenizer,
       objective=objective,
       model=model,
       mesh=mesh,
@@ -291,16 +291,16 @@ def test_figures_of_prepared_text(
       assert alone[key] == pytest.approx(part[key], rel=1e-5)
 
 
-def test_a_score_keeps_to_the_source_of_its_passages(make_run, coder):
+def test_a_score_keeps_to_the_source_of_its_passages(make_run, tokenizer):
   """Two passages of one text: their sources alone tell them apart."""
   run = make_run('exact', NAMES)
   scorer = evaluate.make_scorer(run, scoring_methods.KINDS['exact'])
-  ids = coder.encode('The same text')
+  ids = tokenizer.encode('The same text')
   passages = [
     passages_lib.Passage(ids[:n], ids[n:], len(ids) - n, source=source)
     for n, source in ((0, 7), (4, 2), (0, 7))
   ]
-  allowed = passages_lib.allowed_ids(coder, end=False)
+  allowed = passages_lib.allowed_ids(tokenizer, end=False)
   found = scorer(run.params, passages, allowed)
   assert {k: (x.passages, x.size) for k, x in found.of_source.items()} == {
     7: (2, 26),

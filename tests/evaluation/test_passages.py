@@ -9,7 +9,7 @@ import pytest
 
 from lm import models, objectives, types
 from lm.config import resolve as config_lib
-from lm.data import store, tokenizer, windows
+from lm.data import store, tokenizer as tokenizer_lib, windows
 from lm.evaluation import (
   passages as passages_lib,
   scorer as scorer_lib,
@@ -21,7 +21,7 @@ from lm.runtime import sharding
 @dataclasses.dataclass
 class Setting:
   config: object
-  coder: tokenizer.Tokenizer
+  tokenizer: tokenizer_lib.Tokenizer
   objective: object
   model: object
   mesh: object
@@ -42,7 +42,7 @@ class Setting:
     return self.scorers[key]
 
   def score(self, passages, *, end=True, **settings):
-    allowed = passages_lib.allowed_ids(self.coder, end=end)
+    allowed = passages_lib.allowed_ids(self.tokenizer, end=end)
     return self.scorer(**settings)(self.params, passages, allowed)
 
 
@@ -53,7 +53,7 @@ def setting(config):
   model = models.make(resolved, objective)
   return Setting(
     resolved,
-    tokenizer.train('bytes', resolved.data.vocab_size, []),
+    tokenizer_lib.train('bytes', resolved.data.vocab_size, []),
     objective,
     model,
     sharding.make_mesh(resolved),
@@ -61,9 +61,11 @@ def setting(config):
   )
 
 
-def passage(coder, text, context=''):
-  scored = coder.encode(text)
-  return passages_lib.Passage(coder.encode(context), scored, len(text.encode()))
+def passage(tokenizer, text, context=''):
+  scored = tokenizer.encode(text)
+  return passages_lib.Passage(
+    tokenizer.encode(context), scored, len(text.encode())
+  )
 
 
 def test_spans_of_the_docstring():
@@ -107,13 +109,13 @@ def test_what_fits_is_one_window():
 
 def test_bits_are_those_of_the_chain_rule(setting):
   """A short text: one window, so plain log-probabilities of the model."""
-  ids = setting.coder.encode('Words, words')
+  ids = setting.tokenizer.encode('Words, words')
   found = setting.score([passages_lib.Passage(ids[:0], ids, 12)])
   batch = causal_row(ids)
   logits = setting.model.logits(
     setting.params, setting.model.hidden(setting.params, batch)
   )
-  allowed = passages_lib.allowed_ids(setting.coder, end=True)
+  allowed = passages_lib.allowed_ids(setting.tokenizer, end=True)
   log_p = jax.nn.log_softmax(jnp.where(allowed, logits, -jnp.inf))
   costs = -np.asarray(log_p[0, jnp.arange(12), ids]) / np.log(2)
   expected = float(costs.sum())
@@ -128,7 +130,9 @@ def test_bits_are_those_of_the_chain_rule(setting):
 
 def causal_row(ids):
   """A batch of one row that predicts `ids`."""
-  tokens = np.concatenate([[tokenizer.BOS], ids[:-1]])[None].astype(np.int32)
+  tokens = np.concatenate([[tokenizer_lib.BOS], ids[:-1]])[None].astype(
+    np.int32
+  )
   position = np.arange(len(ids), dtype=np.int32)[None]
   return types.Batch(
     tokens_BxL=tokens,
@@ -142,8 +146,8 @@ def causal_row(ids):
 
 @pytest.mark.parametrize('end', [True, False])
 def test_next_token_probabilities_sum_to_one_over_what_may_follow(setting, end):
-  context = setting.coder.encode('Abc')
-  allowed = np.flatnonzero(passages_lib.allowed_ids(setting.coder, end=end))
+  context = setting.tokenizer.encode('Abc')
+  allowed = np.flatnonzero(passages_lib.allowed_ids(setting.tokenizer, end=end))
   passages = [
     passages_lib.Passage(context, np.array([i], np.int32), 1) for i in allowed
   ]
@@ -157,7 +161,7 @@ def test_next_token_probabilities_sum_to_one_over_what_may_follow(setting, end):
   log_p, mass = passages_lib.masked_log_probs(
     jnp.broadcast_to(logits, (len(allowed), len(logits))),
     jnp.asarray(allowed),
-    jnp.asarray(passages_lib.allowed_ids(setting.coder, end=end)),
+    jnp.asarray(passages_lib.allowed_ids(setting.tokenizer, end=end)),
   )
   assert float(jnp.exp(log_p).sum()) == pytest.approx(1, abs=1e-5)
   np.testing.assert_allclose(
@@ -168,17 +172,17 @@ def test_next_token_probabilities_sum_to_one_over_what_may_follow(setting, end):
 
 
 def test_special_ids_and_unused_ids_are_never_text(setting):
-  allowed = passages_lib.allowed_ids(setting.coder, end=False)
-  assert not allowed[: tokenizer.NUM_SPECIAL].any()
-  assert not allowed[tokenizer.FIRST_PIECE :].any()
-  assert allowed[tokenizer.FIRST_BYTE : tokenizer.FIRST_PIECE].all()
-  with_end = passages_lib.allowed_ids(setting.coder, end=True)
-  assert np.flatnonzero(with_end != allowed).tolist() == [tokenizer.EOS]
+  allowed = passages_lib.allowed_ids(setting.tokenizer, end=False)
+  assert not allowed[: tokenizer_lib.NUM_SPECIAL].any()
+  assert not allowed[tokenizer_lib.FIRST_PIECE :].any()
+  assert allowed[tokenizer_lib.FIRST_BYTE : tokenizer_lib.FIRST_PIECE].all()
+  with_end = passages_lib.allowed_ids(setting.tokenizer, end=True)
+  assert np.flatnonzero(with_end != allowed).tolist() == [tokenizer_lib.EOS]
 
 
 def test_the_figure_does_not_depend_on_batch_size_or_company(setting):
   texts = ['One short.', 'Another that is longer by far. ' * 5, 'x', 'Last.']
-  passages = [passage(setting.coder, text) for text in texts]
+  passages = [passage(setting.tokenizer, text) for text in texts]
   together = setting.score(passages)
   larger = setting.score(passages, batch_size=16)
   apart = setting.score(passages, one_a_row=True)
@@ -190,9 +194,9 @@ def test_the_figure_does_not_depend_on_batch_size_or_company(setting):
 
 
 def test_context_is_given_and_not_scored(setting):
-  given = setting.score([passage(setting.coder, 'tail', 'Head and ')])
-  whole = setting.score([passage(setting.coder, 'Head and tail')])
-  head = setting.score([passage(setting.coder, 'Head and ')])
+  given = setting.score([passage(setting.tokenizer, 'tail', 'Head and ')])
+  whole = setting.score([passage(setting.tokenizer, 'Head and tail')])
+  head = setting.score([passage(setting.tokenizer, 'Head and ')])
   assert given.bits == pytest.approx(whole.bits - head.bits, rel=1e-4)
   assert (given.size, given.tokens) == (4, 4)
 
@@ -201,13 +205,13 @@ def test_documents_count_their_end_and_all_their_bytes(setting, tmp_path):
   writer = store.Writer(tmp_path / 'split')
   texts = ['Plain.', '中文，两句。' * 20]
   for text in texts:
-    ids = setting.coder.encode(text)
+    ids = setting.tokenizer.encode(text)
     starts = np.arange(len(ids) + 1)
-    document_3xL = np.stack([np.append(ids, tokenizer.EOS), starts, starts])
+    document_3xL = np.stack([np.append(ids, tokenizer_lib.EOS), starts, starts])
     writer.add(store.encode([document_3xL]))
   writer.close(np.zeros(2))
   passages = list(passages_lib.documents(store.Split(tmp_path / 'split')))
-  assert [p.scored[-1] for p in passages] == [tokenizer.EOS] * 2
+  assert [p.scored[-1] for p in passages] == [tokenizer_lib.EOS] * 2
   found = setting.score(passages)
   assert found.size == sum(len(t.encode()) for t in texts)
   assert found.tokens == found.size + 2
@@ -250,7 +254,7 @@ def test_windows_are_spread_over_long_text():
 
 
 def test_reading_out_in_chunks_changes_nothing(setting, monkeypatch):
-  passages = [passage(setting.coder, 'Some words to be scored. ' * 4)]
+  passages = [passage(setting.tokenizer, 'Some words to be scored. ' * 4)]
   whole = setting.score(passages)
   # 5 of 16 positions at a time, which does not divide them.
   monkeypatch.setattr(passages_lib, '_LOGITS', 5 * 8 * 528)

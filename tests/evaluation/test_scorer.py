@@ -86,8 +86,8 @@ class Setting:
     config.model.width = 16
     config.model.num_heads = 2
     self.config = config_lib.resolve(config)
-    self.coder = tokenizer.train('bytes', 528, [])
-    self.allowed = passages_lib.allowed_ids(self.coder, end=False)
+    self.tokenizer = tokenizer.train('bytes', 528, [])
+    self.allowed = passages_lib.allowed_ids(self.tokenizer, end=False)
     self.mesh = sharding.make_mesh(self.config, jax.devices()[:1])
     self.models = {
       attention: models.make(self.config, make_objective(name), self.mesh)

@@ -11,7 +11,7 @@ from conftest import sentences
 from test_generate import make_run, with_settings
 
 from lm import errors, generate, types
-from lm.data import tokenizer
+from lm.data import tokenizer as tokenizer_lib
 from lm.evaluation import passages
 from lm.generation import fill_mask, prompts, unmasking
 
@@ -33,7 +33,7 @@ def run(config):
 
 def full_pass(run, ids):
   """Log-probabilities [L, V] of text at each place of the ids, unpadded."""
-  tokens_1xL = np.array([[tokenizer.BOS, *ids]], np.int32)
+  tokens_1xL = np.array([[tokenizer_lib.BOS, *ids]], np.int32)
   zeros = np.zeros_like(tokens_1xL)
   row = types.Batch(
     tokens_BxL=tokens_1xL,
@@ -59,7 +59,7 @@ def test_candidates_are_the_softmax_at_the_mask_wherever_it_stands(run):
   assert [one.ids for one in together] == [one.ids for one in alone]
   for prompt, filled in zip(MASKED, together, strict=True):
     ids = prompts.encode(prompt, run.tokenizer)
-    (places,) = np.nonzero(ids == tokenizer.MASK)
+    (places,) = np.nonzero(ids == tokenizer_lib.MASK)
     assert len(filled.candidates) == len(places) == prompt.count('[MASK]')
     log_p = full_pass(run, ids)
     for place, found in zip(places, filled.candidates, strict=True):
@@ -100,22 +100,22 @@ def test_pieces_that_are_no_character_are_spelt_by_their_bytes():
 
 def test_one_blank_before_a_mask_is_the_answers():
   """Where the blank is of the word's piece; nothing is lost where it is not."""
-  spaced = tokenizer.train('unigram', 700, [sentences(1, 300)])
+  spaced = tokenizer_lib.train('unigram', 700, [sentences(1, 300)])
   assert b' the' in spaced.pieces
-  mask = tokenizer.MASK
+  mask = tokenizer_lib.MASK
   for text, parts in (
     ('of [MASK].', ['of', mask, '.']),
     ('of[MASK].', ['of', mask, '.']),
     ('of  [MASK] [MASK] the', ['of ', mask, mask, ' the']),
     ('[MASK]', [mask]),
     ('我们[MASK]。', ['我们', mask, '。']),
-    ('a <extra_id_0> b', ['a', tokenizer.SENTINELS[0], ' b']),
+    ('a <extra_id_0> b', ['a', tokenizer_lib.SENTINELS[0], ' b']),
   ):
     expected = []
     for part in parts:
       expected += [part] if part in (mask, 7) else spaced.encode(part).tolist()
     assert prompts.encode(text, spaced).tolist() == expected, text
-  apart = tokenizer.train('bytes', 526, [])
+  apart = tokenizer_lib.train('bytes', 526, [])
   found = prompts.encode('of [MASK].', apart)
   assert apart.decode(found) == 'of .'
   assert prompts.splice(found, [b'X'], apart) == ('of X.', 0)
@@ -163,15 +163,15 @@ def test_each_step_fills_its_number_and_changes_nothing_else(
   completions = unmasker(group)
   assert len(seen) == (steps or 8)
   for before, count, after in seen:
-    filled = before == tokenizer.MASK
-    filled &= after != tokenizer.MASK
+    filled = before == tokenizer_lib.MASK
+    filled &= after != tokenizer_lib.MASK
     assert filled.sum(axis=1).tolist() == count.tolist()
     assert (before[~filled] == after[~filled]).all()
   totals = sum(count for _, count, _ in seen)
   assert totals.tolist()[:3] == [8, 5, 8]
   assert [one.tokens for one in completions] == [8, 5, 8]
   for one in completions:
-    assert min(one.ids) >= tokenizer.NUM_SPECIAL
+    assert min(one.ids) >= tokenizer_lib.NUM_SPECIAL
   if steps is None:
     assert max(count.max() for _, count, _ in seen) == 1
   else:
@@ -185,11 +185,11 @@ def test_greedy_unmasking_is_the_surest_of_the_full_pass_at_each_step(run):
   for prompt in ('abc', 'x[MASK]yz[MASK][MASK]'):
     ids = prompts.encode(prompt, run.tokenizer)
     if '[MASK]' not in prompt:
-      ids = np.append(ids, [tokenizer.MASK] * 3)
-    (places,) = np.nonzero(ids == tokenizer.MASK)
-    while (ids == tokenizer.MASK).any():
+      ids = np.append(ids, [tokenizer_lib.MASK] * 3)
+    (places,) = np.nonzero(ids == tokenizer_lib.MASK)
+    while (ids == tokenizer_lib.MASK).any():
       log_p = full_pass(run, ids)
-      sure = np.where(ids == tokenizer.MASK, log_p.max(axis=-1), -np.inf)
+      sure = np.where(ids == tokenizer_lib.MASK, log_p.max(axis=-1), -np.inf)
       ids[np.argmax(sure)] = np.argmax(log_p[np.argmax(sure)])
     [found] = unmasker([prompt])
     assert list(found.ids) == ids[places].tolist()
@@ -241,13 +241,17 @@ def test_text_that_goes_on_from_a_source_is_its_target(config):
   """Behind SEP, as pairs are read as text."""
   config.data.target_column = 'target'
   run = make_run(config, attention='bidirectional', generates=('unmasking',))
-  unmasker, coder = fill_mask.Unmasking(run), run.tokenizer
+  unmasker, tokenizer = fill_mask.Unmasking(run), run.tokenizer
   assert unmasker.encode('ab').ids_L.tolist() == [
-    *(*coder.encode('ab').tolist(), tokenizer.SEP, *[tokenizer.MASK] * 8)
+    *(
+      *tokenizer.encode('ab').tolist(),
+      tokenizer_lib.SEP,
+      *[tokenizer_lib.MASK] * 8,
+    )
   ]
   assert unmasker.beginning('ab') == ''
   assert unmasker.encode('a' * 29).masks == 1
-  assert tokenizer.SEP not in unmasker.encode('a[MASK]').ids_L
+  assert tokenizer_lib.SEP not in unmasker.encode('a[MASK]').ids_L
 
 
 def test_reading_out_few_places_at_a_time_changes_nothing(run, monkeypatch):

@@ -10,13 +10,13 @@ from conftest import sentences
 from test_generate import make_run, with_settings
 
 from lm import errors, generate, objectives
-from lm.data import tokenizer
+from lm.data import tokenizer as tokenizer_lib
 from lm.generation import fill_spans, left_to_right, prompts
 from lm.models import base
 from lm.objectives import layout
 
-S0, S1, S2 = tokenizer.SENTINELS[:3]
-EOS = tokenizer.EOS
+S0, S1, S2 = tokenizer_lib.SENTINELS[:3]
+EOS = tokenizer_lib.EOS
 PROMPT = 'Thank <extra_id_0> me <extra_id_1> week.'
 
 
@@ -113,19 +113,22 @@ def test_what_is_missing_is_told_and_its_sentinel_stays(run, said, text, note):
 
 
 def test_a_prompt_is_read_in_the_layout_with_a_mixtures_mode_in_front(run):
-  coder = run.tokenizer
-  inputs = prompts.encode('a<extra_id_0>b', coder).tolist()
+  tokenizer = run.tokenizer
+  inputs = prompts.encode('a<extra_id_0>b', tokenizer).tolist()
   assert inputs == [270 + 97, S0, 270 + 98]
   example = fill_spans.Spans(run).encode('a<extra_id_0>b').example
-  assert example.tokens_L.tolist() == [tokenizer.BOS, *inputs]
+  assert example.tokens_L.tolist() == [tokenizer_lib.BOS, *inputs]
   assert example.order_L.tolist() == [0] * 4
   config = run.config.to_dict()
   config['objective']['name'] = 'mixture'
   other = (1.0, 'S', 'prefix', ())
   masked = (1.0, 'R', 'span', (('corrupted', 'mask'),))
   for components, mode in (
-    (None, [tokenizer.MODE_R]),
-    ((other, masked, (0.5, 'X', 'span', (('mean', 8.0),))), [tokenizer.MODE_X]),
+    (None, [tokenizer_lib.MODE_R]),
+    (
+      (other, masked, (0.5, 'X', 'span', (('mean', 8.0),))),
+      [tokenizer_lib.MODE_X],
+    ),
     (((0.5, '', 'span', ()), other), []),
   ):
     config['objective']['mixture']['components'] = components
@@ -134,7 +137,7 @@ def test_a_prompt_is_read_in_the_layout_with_a_mixtures_mode_in_front(run):
       run, config=frozen, objective=objectives.make(frozen)
     )
     example = fill_spans.Spans(mixed).encode('a<extra_id_0>b').example
-    assert example.tokens_L.tolist() == [tokenizer.BOS, *mode, *inputs]
+    assert example.tokens_L.tolist() == [tokenizer_lib.BOS, *mode, *inputs]
 
 
 def test_sentinels_can_be_drawn_and_are_not_penalized(run):
@@ -142,9 +145,9 @@ def test_sentinels_can_be_drawn_and_are_not_penalized(run):
   hot = {'temperature': 3.0, 'top_p': 1.0}
   spans = fill_spans.Spans(with_settings(run, **hot, samples_per_prompt=4))
   found = spans(['a<extra_id_0>'])
-  drawn = {i for one in found for i in one.ids if i < tokenizer.NUM_SPECIAL}
+  drawn = {i for one in found for i in one.ids if i < tokenizer_lib.NUM_SPECIAL}
   assert drawn
-  assert drawn <= set(tokenizer.SENTINELS)
+  assert drawn <= set(tokenizer_lib.SENTINELS)
   fined = with_settings(run, temperature=0.0, repetition_penalty=1e9)
   said = [S0, *byte_ids('xy'), S1, *byte_ids('z')]
   [found] = fill_spans.Spans(scripted(fined, said))([PROMPT])
@@ -188,26 +191,26 @@ def test_a_mixture_goes_on_or_fills_by_the_prompt(run, monkeypatch, capsys):
 
 def test_a_sentinel_that_stays_has_its_blank_before_it():
   """Which is not read where the pieces of words begin with blanks."""
-  coder = tokenizer.train('unigram', 700, [sentences(1, 300)])
+  tokenizer = tokenizer_lib.train('unigram', 700, [sentences(1, 300)])
   text = 'Thank <extra_id_0> me  <extra_id_1><extra_id_2> week.'
-  ids = prompts.encode(text, coder)
-  prompt = fill_spans.Prompt(ids, prompts.marks(text, coder), None)
+  ids = prompts.encode(text, tokenizer)
+  prompt = fill_spans.Prompt(ids, prompts.marks(text, tokenizer), None)
   assert list(prompt.marks) == [
     *(' <extra_id_0>', ' <extra_id_1>', '<extra_id_2>')
   ]
   for said, expected in (
     ([], text),
-    ([S1, *coder.encode(' the')], text.replace(' <extra_id_1>', ' the')),
+    ([S1, *tokenizer.encode(' the')], text.replace(' <extra_id_1>', ' the')),
   ):
     one = left_to_right.Continued('', tuple(map(int, said)), 0, 'end')
-    assert fill_spans.splice(prompt, one, coder).text == expected
+    assert fill_spans.splice(prompt, one, tokenizer).text == expected
 
 
 def test_splice_keeps_the_ids_and_why_it_stopped():
-  coder = tokenizer.train('bytes', 526, [])
+  tokenizer = tokenizer_lib.train('bytes', 526, [])
   ids = np.array([*byte_ids('a'), S0])
   prompt = fill_spans.Prompt(ids, ['<extra_id_0>'], None)
   cut = left_to_right.Continued('', (S0, *byte_ids('b')), 0, 'max_tokens')
-  found = fill_spans.splice(prompt, cut, coder)
+  found = fill_spans.splice(prompt, cut, tokenizer)
   assert (found.text, found.ids, found.stop) == ('ab', cut.ids, 'max_tokens')
   assert found.note() == '2 tokens, generate.max_tokens reached'

@@ -7,7 +7,7 @@ from conftest import sentences
 from test_generate import make_run, with_settings
 
 from lm import errors
-from lm.data import tokenizer
+from lm.data import tokenizer as tokenizer_lib
 from lm.generation import diversity, left_to_right, prompts, samples
 from lm.objectives import layout
 
@@ -27,27 +27,27 @@ def workdir(tmp_path):
   return tmp_path
 
 
-def openings(workdir, coder, most_tokens, count=9):
+def openings(workdir, tokenizer, most_tokens, count=9):
   path = workdir / 'held_out' / 'test.jsonl'
-  return samples.openings(path, count, coder, most_tokens=most_tokens)
+  return samples.openings(path, count, tokenizer, most_tokens=most_tokens)
 
 
 def test_openings_and_rests_are_the_documents(workdir):
-  coder = tokenizer.train('bytes', 528, [])
-  pairs = openings(workdir, coder, 10**6)
+  tokenizer = tokenizer_lib.train('bytes', 528, [])
+  pairs = openings(workdir, tokenizer, 10**6)
   assert [a + b for a, b in pairs] == [text.lstrip() for text in TEXTS]
   assert [len(a) for a, _ in pairs[1:]] == [120, 5, 120]
   assert pairs[0][1][0] == ' '  # to the end of a word
-  assert openings(workdir, coder, 10**6, count=2) == pairs[::2]
-  for prompt, _ in openings(workdir, coder, 15):
-    assert 0 < len(coder.encode(prompt)) <= 15
+  assert openings(workdir, tokenizer, 10**6, count=2) == pairs[::2]
+  for prompt, _ in openings(workdir, tokenizer, 15):
+    assert 0 < len(tokenizer.encode(prompt)) <= 15
 
 
 def test_an_opening_is_not_cut_short_at_an_early_blank(workdir):
   path = workdir / 'held_out' / 'test.jsonl'
   path.write_text(json.dumps({'text': '北京 ' + '我们' * 99}))
-  coder = tokenizer.train('bytes', 528, [])
-  [(prompt, _)] = openings(workdir, coder, 10**6)
+  tokenizer = tokenizer_lib.train('bytes', 528, [])
+  [(prompt, _)] = openings(workdir, tokenizer, 10**6)
   assert len(prompt) == 120
 
 
@@ -56,10 +56,10 @@ def test_a_pair_opens_with_its_source_and_its_target_follows(workdir):
   pairs = [(' two words ', 'zwei\nWörter'), ('x' * 200, 'y'), ('我们', 'we')]
   rows = [{'name': 'a', 'text': s, 'target': t} for s, t in pairs]
   path.write_text('\n'.join(map(json.dumps, rows)) + '\n')
-  coder = tokenizer.train('bytes', 528, [])
-  assert openings(workdir, coder, 200) == pairs
+  tokenizer = tokenizer_lib.train('bytes', 528, [])
+  assert openings(workdir, tokenizer, 200) == pairs
   # None is cut short.
-  assert openings(workdir, coder, 199) == [pairs[0], pairs[2]]
+  assert openings(workdir, tokenizer, 199) == [pairs[0], pairs[2]]
 
 
 @pytest.mark.parametrize('architecture', ['decoder', 'encoder_decoder'])
@@ -121,23 +121,26 @@ def test_no_document_is_no_sample(config, workdir):
 
 
 def test_words_are_masked_by_their_tokens_and_spans_cut():
-  coder = tokenizer.train('bytes', 526, [])
+  tokenizer = tokenizer_lib.train('bytes', 526, [])
   text = 'a b c d e f g h i'
-  assert samples.mask_words(text[:13], coder) == 'a b c d e [MASK] g'
-  assert samples.cut_spans(text, coder) == 'a b c d e f <extra_id_0> i'
+  assert samples.mask_words(text[:13], tokenizer) == 'a b c d e [MASK] g'
+  assert samples.cut_spans(text, tokenizer) == 'a b c d e f <extra_id_0> i'
   assert (
-    samples.mask_words('我们今天学习', coder) == '我们今天学[MASK][MASK][MASK]'
+    samples.mask_words('我们今天学习', tokenizer)
+    == '我们今天学[MASK][MASK][MASK]'
   )
-  spaced = tokenizer.train('unigram', 700, [sentences(1, 300)])
+  spaced = tokenizer_lib.train('unigram', 700, [sentences(1, 300)])
   text = 'he said that for these two years'
   masked = samples.mask_words(text, spaced)
   count = len(spaced.encode(' two'))
   assert masked == f'he said that for these {"[MASK]" * count} years'
   assert len(prompts.encode(masked, spaced)) == len(spaced.encode(text))
   # Of few words the last, and none of no word.
-  assert samples.mask_words('Short', coder) == '[MASK]' * 5
-  assert samples.cut_spans('Short', coder) == '<extra_id_0>'
-  assert samples.mask_words('', coder) == samples.cut_spans('\n', coder)[1:]
+  assert samples.mask_words('Short', tokenizer) == '[MASK]' * 5
+  assert samples.cut_spans('Short', tokenizer) == '<extra_id_0>'
+  assert (
+    samples.mask_words('', tokenizer) == samples.cut_spans('\n', tokenizer)[1:]
+  )
 
 
 @pytest.mark.parametrize('way', ['masks', 'unmasking', 'spans', 'target'])

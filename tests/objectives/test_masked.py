@@ -6,17 +6,17 @@ import pytest
 
 from lm import objectives, types
 from lm.config import resolve as config_lib
-from lm.data import packing, tokenizer
+from lm.data import packing, tokenizer as tokenizer_lib
 from lm.objectives import layout, masked, masking
 
-BOS, EOS, MASK = tokenizer.BOS, tokenizer.EOS, tokenizer.MASK
-NUM_SPECIAL = tokenizer.NUM_SPECIAL
+BOS, EOS, MASK = tokenizer_lib.BOS, tokenizer_lib.EOS, tokenizer_lib.MASK
+NUM_SPECIAL = tokenizer_lib.NUM_SPECIAL
 
 
-def make(config, coder=None, **fields):
+def make(config, tokenizer=None, **fields):
   config.objective.name = 'masked'
   config.objective.masked.update(fields)
-  return objectives.make(config_lib.resolve(config), coder)
+  return objectives.make(config_lib.resolve(config), tokenizer)
 
 
 def predicted(example):
@@ -181,24 +181,24 @@ def test_shares_of_masks_and_of_random_pieces(config, unit, shares):
 
 
 def test_random_pieces_are_uniform_among_those_in_use(config):
-  coder = tokenizer.train('char', 600, ['abc'])
+  tokenizer = tokenizer_lib.train('char', 600, ['abc'])
   config.data.vocab_size = 600
   config.data.tokenizer = 'char'
   config.objective.masked.rate = 1.0
-  objective = make(config, coder, mask_share=0.0, random_share=1.0)
+  objective = make(config, tokenizer, mask_share=0.0, random_share=1.0)
   rng = np.random.default_rng(0)
   ids = np.full(30, 300)
   read = [
     objective.corrupt(noise_cases.record(ids), rng)[0].tokens_L[1:]
     for _ in range(2000)
   ]
-  in_use = len(coder.pieces) - NUM_SPECIAL
+  in_use = len(tokenizer.pieces) - NUM_SPECIAL
   assert in_use == 256 + 3
   counts = np.bincount(np.concatenate(read), minlength=600)
-  assert counts.sum() == counts[NUM_SPECIAL : len(coder.pieces)].sum()
+  assert counts.sum() == counts[NUM_SPECIAL : len(tokenizer.pieces)].sum()
   p = 1 / in_use
   np.testing.assert_allclose(
-    counts[NUM_SPECIAL : len(coder.pieces)],
+    counts[NUM_SPECIAL : len(tokenizer.pieces)],
     60_000 * p,
     atol=5 * np.sqrt(60_000 * p),
   )

@@ -15,12 +15,12 @@ from ml_collections import config_flags
 from experiments import base as experiments_base
 from lm import errors, objectives, types
 from lm.config import resolve as config_lib
-from lm.data import packing, tokenizer
+from lm.data import packing, tokenizer as tokenizer_lib
 from lm.models import attention
 from lm.objectives import base, layout, mixture_components as components_lib
 
-BOS, EOS = tokenizer.BOS, tokenizer.EOS
-S0 = tokenizer.SENTINELS[0]
+BOS, EOS = tokenizer_lib.BOS, tokenizer_lib.EOS
+S0 = tokenizer_lib.SENTINELS[0]
 BOTH = ('encoder_decoder', 'decoder')
 PAIR = (
   (1.0, 'X', 'span', (('mean', 8.0), ('rate', 0.5))),
@@ -52,7 +52,7 @@ def make(config, components=None, architecture=None, length=64, **fields):
 
 
 def test_led_examples_of_the_docstring():
-  mode = tokenizer.MODE_S
+  mode = tokenizer_lib.MODE_S
   inputs, targets = np.array([10, 11]), np.array([12, 13, EOS])
   one = layout.lead(layout.decoder(inputs, targets), mode, causal=False)
   assert one.tokens_L.tolist() == [BOS, mode, 10, 11, 12, 13]
@@ -103,9 +103,9 @@ def test_components_are_drawn_by_their_shares(config):
 
 
 def test_each_example_has_its_mode_in_front(config):
-  names = dict.fromkeys((0, 1), tokenizer.MODE_R)
-  names |= dict.fromkeys((2, 3, 4, 5), tokenizer.MODE_X)
-  names[6] = tokenizer.MODE_S
+  names = dict.fromkeys((0, 1), tokenizer_lib.MODE_R)
+  names |= dict.fromkeys((2, 3, 4, 5), tokenizer_lib.MODE_X)
+  names[6] = tokenizer_lib.MODE_S
   for architecture in BOTH:
     objective = make(config, None, architecture)
     rng, seen = np.random.default_rng(0), set()
@@ -127,7 +127,7 @@ def text_of(example, raw):
     inputs, targets = ids[1:given], ids[given:]
   else:
     inputs, targets = example.encoder_tokens_M[1:], example.targets_L
-  marks = np.isin(targets, tokenizer.SENTINELS)
+  marks = np.isin(targets, tokenizer_lib.SENTINELS)
   inputs = inputs[~np.isin(inputs, range(267, 270))]
   if not marks.any():
     return np.concatenate([inputs, targets])
@@ -227,11 +227,11 @@ def test_a_mixture_of_one_is_that_one(config, name, architecture, fields, mode):
     assert size.positions == given.positions + len(mode)
     if mode:
       causal = alone.attention == 'causal'
-      expected = layout.lead(expected, tokenizer.MODE_X, causal=causal)
+      expected = layout.lead(expected, tokenizer_lib.MODE_X, causal=causal)
     same(example, expected)
   made = alone.continuation(chunk.ids_L[:3], chunk.ids_L[3:5])
   if mode:
-    made = layout.lead(made, tokenizer.MODE_X, causal=causal)
+    made = layout.lead(made, tokenizer_lib.MODE_X, causal=causal)
   same(found.continuation(chunk.ids_L[:3], chunk.ids_L[3:5]), made)
   assert found.continued == alone.continued
   assert found.generates == alone.generates
@@ -348,11 +348,11 @@ def test_evaluation_has_no_extras(config):
 
 
 SCORERS = [
-  (None, 'conditional', tokenizer.MODE_S, ('continuation', 'spans')),
+  (None, 'conditional', tokenizer_lib.MODE_S, ('continuation', 'spans')),
   (((1.0, 'R', 'span', ()), (1.0, 'X', 'span', (('rate', 0.5),))), 'blocks',
-   tokenizer.MODE_R, ('spans',)),
+   tokenizer_lib.MODE_R, ('spans',)),
   (((1.0, 'R', 'span', ()), (1.0, 'X', 'causal', ())), 'conditional',
-   tokenizer.MODE_X, ('continuation', 'spans')),
+   tokenizer_lib.MODE_X, ('continuation', 'spans')),
   (((1.0, 'R', 'span', (('corrupted', 'drop'),)),), 'none', None, ()),
 ]  # fmt: skip
 
@@ -423,7 +423,7 @@ def test_too_short_rows_and_losses_of_their_own_are_refused(
   # An objective whose loss has a normaliser of its own.
   from lm.objectives import prefix, token_loss
 
-  def own(config, coder=None):
+  def own(config, tokenizer=None):
     loss = token_loss.make(config, 'own', lambda batch: 1.0)
     return dataclasses.replace(prefix.make(config), loss=loss)
 

@@ -8,13 +8,13 @@ import pytest
 
 from lm import errors, objectives
 from lm.config import resolve as config_lib
-from lm.data import packing, store, tokenizer
+from lm.data import packing, store, tokenizer as tokenizer_lib
 from lm.data.text import words
 from lm.models import attention
 from lm.objectives import base, span, span_noise
 
-BOS, EOS, MASK = tokenizer.BOS, tokenizer.EOS, tokenizer.MASK
-S0 = tokenizer.SENTINELS[0]
+BOS, EOS, MASK = tokenizer_lib.BOS, tokenizer_lib.EOS, tokenizer_lib.MASK
+S0 = tokenizer_lib.SENTINELS[0]
 TEXT = 300  # An id of text.
 ENGLISH = (
   'The President spoke first. "Is it so?" they asked; he said it was. Nothing '
@@ -58,7 +58,7 @@ def chunk(n, rng, end=False):
   return record(ids, np.cumsum(rng.random(n) < 0.3))
 
 
-FIRST = tokenizer.FIRST_BYTE
+FIRST = tokenizer_lib.FIRST_BYTE
 
 
 def make(config, architecture=None, length=None, inputs=None, **fields):
@@ -277,7 +277,7 @@ def test_sentences_of_the_docstring_and_of_both_languages():
   assert index.tolist() == [0, 0, 1, 1, 1, 1, 1, 1, 1, 2, 2, 3]
   found = {}
   for text in (ENGLISH, CHINESE):
-    ids = tokenizer.train('bytes', 526, []).encode(text)
+    ids = tokenizer_lib.train('bytes', 526, []).encode(text)
     index = span_noise.sentence_index(ids)
     raw = text.encode()
     found[text] = [
@@ -316,14 +316,14 @@ def restored(form, inputs, targets, mask):
   if form[0] == 'everything':
     return np.append(targets, end)
   if form[1] == 'sentinel':
-    is_mark = np.isin(targets, tokenizer.SENTINELS)
+    is_mark = np.isin(targets, tokenizer_lib.SENTINELS)
     parts = np.split(targets, np.flatnonzero(is_mark))
     behind = {int(part[0]): part[1:] for part in parts if len(part)}
     order = [int(part[0]) for part in parts if len(part)]
     assert order == list(range(S0, S0 + len(order)))
     whole = [behind.get(int(i), np.array([i])) for i in inputs]
     # The closing sentinel has no text, and no place in the inputs.
-    marks = np.isin(inputs, tokenizer.SENTINELS).sum()
+    marks = np.isin(inputs, tokenizer_lib.SENTINELS).sum()
     assert len(order) - marks in (0, 1)
     assert (len(order) - marks == 1) == (not len(mask) or not mask[-1])
     return np.concatenate([*whole, end])
@@ -339,25 +339,27 @@ def restored(form, inputs, targets, mask):
 def coders():
   lines = [ENGLISH * 3, CHINESE * 3] * 20
   return [
-    tokenizer.train('bytes', 526, []),
-    tokenizer.train('unigram', 640, lines),
-    tokenizer.train('word', 620, lines),
+    tokenizer_lib.train('bytes', 526, []),
+    tokenizer_lib.train('unigram', 640, lines),
+    tokenizer_lib.train('word', 620, lines),
   ]
 
 
 @pytest.mark.parametrize('fields', OPTIONS)
 def test_targets_spliced_into_inputs_are_the_text(coders, fields):
   rng = np.random.default_rng(0)
-  for coder, text in itertools.product(coders, (ENGLISH, CHINESE)):
-    ids = coder.encode(text)
-    starts = np.cumsum(coder.byte_lengths_V[ids]) - coder.byte_lengths_V[ids]
+  for tokenizer, text in itertools.product(coders, (ENGLISH, CHINESE)):
+    ids = tokenizer.encode(text)
+    starts = (
+      np.cumsum(tokenizer.byte_lengths_V[ids]) - tokenizer.byte_lengths_V[ids]
+    )
     word = words.word_index(text, starts)
     noise = span_noise.Noise(
       fields.get('rate', 0.15),
       fields.get('mean', 3.0),
       fields.get('noise', 'spans'),
       fields.get('unit', 'token'),
-      coder.pieces,
+      tokenizer.pieces,
     )
     for n, form in zip(rng.integers(1, len(ids), 30), FORMS * 5, strict=True):
       part = ids[:n]
@@ -488,7 +490,7 @@ def test_rows_hold_all_of_the_text_and_little_padding(
   for number in range(count):
     row = rows[number]
     read = [row['tokens'], row.get('encoder_tokens', np.zeros(0))]
-    text += sum(np.sum(ids >= tokenizer.NUM_SPECIAL) for ids in read)
+    text += sum(np.sum(ids >= tokenizer_lib.NUM_SPECIAL) for ids in read)
     filled += np.sum(row['segment'] > 0)
     filled += np.sum(row.get('encoder_segment', np.zeros(1)) > 0)
   # EOS ends the targets, so all that is predicted is read as well.

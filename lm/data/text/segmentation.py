@@ -59,9 +59,11 @@ def _jieba() -> Segmenter:
     warnings.simplefilter('ignore')
     import jieba
 
-    coder = jieba.Tokenizer()
+    tokenizer = jieba.Tokenizer()
     # As its `initialize` does, but for what that says on stderr, and for the
     # file in the folder of temporary files that it writes and would trust.
-    coder.FREQ, coder.total = coder.gen_pfdict(coder.get_dict_file())
-  coder.initialized = True
-  return coder.lcut
+    tokenizer.FREQ, tokenizer.total = tokenizer.gen_pfdict(
+      tokenizer.get_dict_file()
+    )
+  tokenizer.initialized = True
+  return tokenizer.lcut

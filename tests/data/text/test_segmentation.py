@@ -154,11 +154,11 @@ def prepare_texts(folder, directory, **fields):
 def word_counts(prepared):
   """Words of each document, its end not counted."""
   splits = [prepared.train(), *map(prepared.held_out, prepare.HELD_OUT)]
-  coder, counts = prepared.tokenizer(), {}
+  tokenizer, counts = prepared.tokenizer(), {}
   for split in splits:
     for document in range(len(split)):
       ids, word, _ = split.read(document)
-      counts[coder.decode(ids)] = int(word[-1])
+      counts[tokenizer.decode(ids)] = int(word[-1])
   return counts
 
 
