@@ -40,8 +40,8 @@ def _data() -> config_dict.ConfigDict:
   # Of files: the field of .jsonl, the column of tables that holds the text.
   data.text_column = 'text'
   # Of .jsonl and tables: makes a pair of each line or row, whose source is in
-  # text_column and whose target is here (objective.name=sequence; for any other
-  # one a pair is the text of both with [SEP] between them). Of pairs only
+  # text_column and whose target is here (objective.name=supervised; for others
+  # a pair is the text of both with [SEP] between them). Of pairs only
   # characters are normalized, and near duplicates stay; splits are by source.
   data.target_column = placeholder(str)
   # Of files but Parquet: a codec of Python, such as gb18030; of HTML only for
@@ -114,10 +114,10 @@ def _cleaning() -> config_dict.ConfigDict:
 def _objective() -> config_dict.ConfigDict:
   """What is predicted."""
   objective = config_dict.ConfigDict()
-  # causal, prefix, masked, diffusion, span, mixture, sequence.
+  # causal, prefix, masked, diffusion, span, deshuffle, mixture, supervised.
   objective.name = 'causal'
-  # Where a decoder alone is given inputs and predicts targets (prefix, span,
-  # mixture, sequence): how inputs see one another, bidirectional or causal.
+  # Where a decoder alone is given inputs and predicts targets: how inputs see
+  # one another, bidirectional or causal.
   objective.inputs = 'bidirectional'
   objective.prefix = config_dict.ConfigDict(
     {
@@ -173,7 +173,7 @@ def _objective() -> config_dict.ConfigDict:
       'weighting': 'tokens',
     }
   )
-  objective.sequence = config_dict.ConfigDict(
+  objective.supervised = config_dict.ConfigDict(
     {
       # Of an encoder-decoder's positions, those of the decoder.
       'target_share': 0.5,
@@ -187,7 +187,7 @@ def _model() -> config_dict.ConfigDict:
   model = config_dict.ConfigDict()
   model.family = 'transformer'
   # decoder, encoder, encoder_decoder; None: what the objective is mostly used
-  # with, see ARCHITECTURES of lm/objectives/__init__.py.
+  # with, see `architectures` of its ObjectiveSpec.
   model.architecture = placeholder(str)
   # Of the decoder, or of the one stack that there is.
   model.num_layers = 3

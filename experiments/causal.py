@@ -3,9 +3,9 @@
 python run.py --config=experiments/causal.py
 python run.py --config=experiments/causal.py:smoke
 
-Every objective's experiment has this width, these texts (but `sequence`, which
-needs pairs) and this many steps, on the same pre-norm rotary stack (Llama's
-shape, Touvron et al. 2023); only what is predicted differs.
+Every objective's experiment has this width, these texts (but `supervised`,
+which needs pairs) and this many steps, on the same pre-norm rotary stack
+(Llama's shape, Touvron et al. 2023); only what is predicted differs.
 
 Expected of the smoke variant on 100,000 raw tokens, 4 windows, one seed: 1.836
 bits per byte, scorer exact (`python -m lm.objective_table`). At full size it

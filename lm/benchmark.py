@@ -13,11 +13,12 @@ from typing import Any
 
 import jax
 
-from lm import generate, load_run, models, objectives
+from lm import models, objectives
 from lm.config import decoding, resolve as config_lib
 from lm.data import packing, pipeline, prepare
+from lm.generation import strategies
 from lm.runtime import hosts, sharding
-from lm.training import flops, program as program_lib, step
+from lm.training import flops, loaded, program as program_lib, step
 
 _TIMED_STEPS = 20
 # Batches of real rows that the timed steps take in turn.
@@ -146,7 +147,7 @@ def _time_decoding(
   """
   config = program.config
   drawn = [
-    generate.WAYS[name]
+    strategies.STRATEGIES[name]
     for name in program.objective.generates
     if 'seed' in decoding.READS[name]
   ]
@@ -154,7 +155,7 @@ def _time_decoding(
     return {}
   way = drawn[0]
   completer = way.make(
-    load_run.Trained(
+    loaded.LoadedModel(
       config=config,
       tokenizer=prepared.tokenizer(),
       objective=program.objective,

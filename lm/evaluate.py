@@ -16,6 +16,7 @@ from lm.evaluation import (
   scoring_methods,
 )
 from lm.runtime import console
+from lm.training import loaded
 
 # The others are for while a run trains.
 _READS = (
@@ -40,7 +41,7 @@ def run(workdir: pathlib.Path, overrides: Mapping[str, Any]):
   print(json.dumps({'step': run.step, 'split': 'test', **figures, **known}))
 
 
-def score(run: load_run.Trained, folder: pathlib.Path) -> dict[str, Any]:
+def score(run: loaded.LoadedModel, folder: pathlib.Path) -> dict[str, Any]:
   """The held-out figures of a run, by names of metrics.jsonl.
 
   Bits per byte of the stored windows, by the scorer of the objective, and of
@@ -99,14 +100,14 @@ def score(run: load_run.Trained, folder: pathlib.Path) -> dict[str, Any]:
 
 
 def make_scorer(
-  run: load_run.Trained, kind: scoring_methods.Kind
+  run: loaded.LoadedModel, kind: scoring_methods.Kind
 ) -> scorer_lib.Scorer:
   """A scorer of this kind for a run."""
   return scorer_lib.make(kind, run.objective, run.model, run.mesh, run.config)
 
 
 def _score_documents(
-  run: load_run.Trained,
+  run: loaded.LoadedModel,
   scorer: scorer_lib.Scorer,
   test: store.Split,
   advance: Callable[[int], None],
@@ -115,8 +116,8 @@ def _score_documents(
     run.params,
     passages.documents(test),
     # Of pairs also what separates them is read, and costs bits.
-    passages.allowed_ids(
-      run.tokenizer, end=True, separator=test.input_lengths is not None
+    run.tokenizer.allowed_ids(
+      end=True, separator=test.input_lengths is not None
     ),
     advance=advance,
   )
@@ -132,7 +133,7 @@ def _of_documents(whole: passages.Score) -> dict[str, Any]:
 
 
 def _score_windows(
-  run: load_run.Trained,
+  run: loaded.LoadedModel,
   scorer: scorer_lib.Scorer,
   windows: list[passages.Passage],
   advance: Callable[[int], None],
@@ -140,7 +141,7 @@ def _score_windows(
   return scorer(
     run.params,
     windows,
-    passages.allowed_ids(run.tokenizer, end=False),
+    run.tokenizer.allowed_ids(end=False),
     advance=advance,
   )
 

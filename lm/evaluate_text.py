@@ -35,6 +35,7 @@ from lm.data import sources, tokenizer as tokenizer_lib
 from lm.data.sources import streams
 from lm.evaluation import passages as passages_lib, scoring_methods
 from lm.runtime import console, hosts
+from lm.training import loaded
 
 STDIN = '-'
 # What to read, and how.
@@ -89,7 +90,7 @@ class _Text(passages_lib.Passage):
   ends: np.ndarray
 
 
-def _kind(run: load_run.Trained) -> scoring_methods.Kind:
+def _kind(run: loaded.LoadedModel) -> scoring_methods.Kind:
   """How the run's objective scores.
 
   Raises:
@@ -106,11 +107,11 @@ def _kind(run: load_run.Trained) -> scoring_methods.Kind:
 
 
 def _score(
-  run: load_run.Trained, kind: scoring_methods.Kind, found, progress
+  run: loaded.LoadedModel, kind: scoring_methods.Kind, found, progress
 ) -> dict[str, Any]:
   """Prints the lines of all tokens; the sums."""
   scorer, tokenizer = evaluate.make_scorer(run, kind), run.tokenizer
-  allowed_V = passages_lib.allowed_ids(tokenizer, end=kind.documents)
+  allowed_V = tokenizer.allowed_ids(end=kind.documents)
   skipped = collections.Counter()
   documents = tokens = size = 0
   bits = end_bits = 0.0

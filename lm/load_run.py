@@ -1,37 +1,22 @@
 """A trained model from its run folder alone."""
 
-import dataclasses
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import ml_collections
 
 from experiments import base as base_config
 from lm import models, objectives
 from lm.config import resolve as config_lib
 from lm.data import tokenizer as tokenizer_lib
-from lm.models import base as models_base
-from lm.objectives import base as objectives_base
 from lm.runtime import sharding
-from lm.training import checkpoint, program
+from lm.training import checkpoint, loaded, program
 
 
-@dataclasses.dataclass(frozen=True)
-class Trained:
-  """What scoring and generating need; params are those evaluated at `step`."""
-
-  config: ml_collections.FrozenConfigDict
-  tokenizer: tokenizer_lib.Tokenizer
-  objective: objectives_base.Objective
-  model: models_base.Model
-  mesh: jax.sharding.Mesh
-  params: models_base.Params
-  step: int
-
-
-def load(workdir: pathlib.Path, overrides: Mapping[str, Any]) -> Trained:
+def load(
+  workdir: pathlib.Path, overrides: Mapping[str, Any]
+) -> loaded.LoadedModel:
   """The latest checkpoint of a run folder whose parameters can be read.
 
   The optimizer's slots are not: their shapes alone are known here.
@@ -64,7 +49,7 @@ def load(workdir: pathlib.Path, overrides: Mapping[str, Any]) -> Trained:
     params, number = checkpoints.restore_params(abstract)
   finally:
     checkpoints.close()
-  return Trained(
+  return loaded.LoadedModel(
     config=config,
     tokenizer=tokenizer,
     objective=objective,

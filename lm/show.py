@@ -22,7 +22,6 @@ from lm.data import (
   store,
   tokenizer as tokenizer_lib,
 )
-from lm.objectives import base
 from lm.report import show_page, show_terminal, token_text, views
 
 # Rows that are counted, and among which one is chosen to be shown.
@@ -42,7 +41,7 @@ class _Data:
   split: store.Split
   tokenizer: tokenizer_lib.Tokenizer
   weights: Sequence[float]
-  rows: Callable[[Any, base.Objective], packing.Rows]
+  rows: Callable[[Any, types.Objective], packing.Rows]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +49,7 @@ class _Variant:
   """An objective with an architecture; `config` is resolved for it."""
 
   config: ml_collections.FrozenConfigDict
-  objective: base.Objective
+  objective: types.Objective
 
   @property
   def name(self) -> str:
@@ -225,7 +224,10 @@ def _architectures(name: str, config) -> list[str]:
 
   Not the config's where an objective cannot train it.
   """
-  allowed, given = objectives.ARCHITECTURES[name], config.model.architecture
+  allowed, given = (
+    objectives.OBJECTIVES[name].architectures,
+    config.model.architecture,
+  )
   if not config.show.objectives and given:
     return [given]
   return [a for a in allowed if a in (allowed[0], given)]
@@ -233,7 +235,7 @@ def _architectures(name: str, config) -> list[str]:
 
 def _records(
   data: _Data, variants: Sequence[_Variant], cfg
-) -> Iterator[base.Record]:
+) -> Iterator[types.Record]:
   """Different chunks of documents, drawn from all, or pairs as they are."""
   split = data.split
   made = [variant.objective for variant in variants]
@@ -263,7 +265,7 @@ def _records(
   chosen = rng.choice(total, cfg.examples, replace=False)
   for place, number in enumerate(chosen.tolist()):
     ids_L, word_L, _ = split.read(*_chunk(spans, ends, length, number))
-    yield base.Record(ids_L=ids_L, word_L=word_L - word_L[0], place=place)
+    yield types.Record(ids_L=ids_L, word_L=word_L - word_L[0], place=place)
 
 
 def _chunk(
@@ -279,12 +281,14 @@ def _chunk(
 
 
 def _make(
-  variant: _Variant, data: _Data, records: Sequence[base.Record], seed: int
+  variant: _Variant, data: _Data, records: Sequence[types.Record], seed: int
 ) -> _Made:
   rows = data.rows(variant.config, variant.objective)
   looked_at = [rows[r] for r in range(rows.rows_in_first_epoch(_ROWS))]
   # Only of a mixture is there more than one component.
-  mixed = any(row['component'].any() for row in looked_at)
+  mixed = any(
+    'component' in row and row['component'].any() for row in looked_at
+  )
   return _Made(
     texts=[
       list(_examples(variant, data.tokenizer, record, seed, mixed=mixed))
@@ -298,7 +302,7 @@ def _make(
 def _examples(
   variant: _Variant,
   tokenizer: tokenizer_lib.Tokenizer,
-  record: base.Record,
+  record: types.Record,
   seed: int,
   *,
   mixed: bool,
@@ -316,9 +320,11 @@ def _examples(
     if len(examples) > 1:
       notes.append(f'example {part} of {len(examples)}')
     if mixed:
-      notes.append(f'component {example.component} of the mixture')
+      notes.append(f'component {example.component_L[0]} of the mixture')
     yield variant.view(
-      packing.pack([example], size), tokenizer, ', '.join(notes)
+      packing.pack([example], size, variant.objective.arrays),
+      tokenizer,
+      ', '.join(notes),
     )
 
 

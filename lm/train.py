@@ -16,11 +16,11 @@ import jax
 import ml_collections
 import numpy as np
 
-from lm import errors, evaluate, generate, load_run, models, objectives
+from lm import errors, evaluate, models, objectives
 from lm.config import resolve as config_lib
 from lm.data import packing, prepare
 from lm.evaluation import baselines, validation
-from lm.generation import diversity, samples
+from lm.generation import diversity, samples, strategies
 from lm.report import page
 from lm.runtime import (
   console,
@@ -35,6 +35,7 @@ from lm.training import (
   budget,
   checkpoint,
   flops,
+  loaded,
   metrics,
   program,
   provenance,
@@ -188,7 +189,7 @@ class _Run:
     final = metrics.read(self.workdir)[-1]
     more = budget.flags_to_go_on(self.config, self.given, final['step'])
     # Said before anything of the run is made.
-    prompt = generate.example(objectives.make(self.config))
+    prompt = strategies.example(objectives.make(self.config))
     sample = ''
     if prompt is not None:
       sample = (
@@ -263,7 +264,7 @@ class _Run:
       config=self.config,
       prepared=self.prepared,
       model=self.model,
-      prompt=generate.example(self.objective),
+      prompt=strategies.example(self.objective),
     )
     for name in ('tokenizer', 'held_out'):
       target = self.workdir / name
@@ -442,7 +443,7 @@ class _Run:
     self.checkpoints.wait()
     number, params = int(state.step), state.evaluated
     cfg, folder = self.config, self.workdir / 'held_out'
-    run = load_run.Trained(
+    run = loaded.LoadedModel(
       config=cfg,
       tokenizer=self.tokenizer,
       objective=self.objective,

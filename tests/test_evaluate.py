@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from test_scorer import make_objective
 
-from lm import evaluate, load_run, models, types
+from lm import evaluate, models, types
 from lm.config import resolve as config_lib
 from lm.data import store, tokenizer as tokenizer_lib
 from lm.evaluation import scoring_methods
 from lm.runtime import sharding
+from lm.training import loaded
 
 WINDOWS = [
   {'context': 'Given words', 'scored': ' are followed by some.'},
@@ -51,7 +52,7 @@ def make_run(config):
     mesh = sharding.make_mesh(resolved, jax.devices()[:1])
     model = models.make(resolved, objective, mesh)
     texts = [window['context'] for window in WINDOWS] * 9
-    return load_run.Trained(
+    return loaded.LoadedModel(
       config=resolved,
       tokenizer=tokenizer_lib.train(kind, 528, texts),
       objective=objective,

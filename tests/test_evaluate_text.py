@@ -101,7 +101,7 @@ def test_tokens_tile_the_text_and_their_bits_are_its_score(
     batch_size=8,
   )
   passage = passages.Passage(tokenizer.encode(''), ids, size)
-  allowed = passages.allowed_ids(tokenizer, end=True)
+  allowed = tokenizer.allowed_ids(end=True)
   whole = scorer(run.params, [passage], allowed)
   bits = sum(line['bits'] for line in lines)
   assert bits + end['bits'] == pytest.approx(whole.bits, rel=1e-5)

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from lm import models, objectives
+from lm import models, objectives, types
 from lm.config import resolve as config_lib
 from lm.data import packing, tokenizer
-from lm.objectives import base as objectives_base
 from lm.runtime import sharding
 from lm.training import metrics, program
 
@@ -24,7 +23,7 @@ PARAMETERS = {
   'quickstart': 4_507_392,
   # At the size at which objectives are compared; of two sides, 2 + 2 layers.
   **dict.fromkeys(('causal', 'prefix', 'masked', 'diffusion'), 5_310_720),
-  **dict.fromkeys(('span', 'mixture', 'sequence'), 5_835_776),
+  **dict.fromkeys(('span', 'mixture', 'supervised'), 5_835_776),
   # Of the releases, as counted by transformers.
   'gpt2_124m': 124_439_808,
   'llama_1b': 1_235_814_400,
@@ -95,7 +94,7 @@ def random_record(rng, config, objective):
   ids[-1] = tokenizer.EOS
   if objective.pairs:
     ids[n // 2] = tokenizer.SEP
-  return objectives_base.Record(ids_L=ids, word_L=np.arange(n))
+  return types.Record(ids_L=ids, word_L=np.arange(n))
 
 
 def test_a_misspelt_field_in_an_experiment_is_an_error():

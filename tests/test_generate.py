@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from test_passages import causal_row
 
-from lm import errors, generate, load_run, models, objectives, types
+from lm import errors, generate, models, objectives, types
 from lm.config import decoding, resolve as config_lib
 from lm.data import packing, tokenizer
-from lm.evaluation import passages
-from lm.generation import left_to_right
+from lm.generation import left_to_right, strategies
 from lm.objectives import layout
 from lm.runtime import sharding
+from lm.training import loaded
 
 
 def make_run(config, **changes):
@@ -29,7 +29,7 @@ def make_run(config, **changes):
   objective = dataclasses.replace(objectives.make(resolved), **changes)
   model = models.make(resolved, objective)
   params = model.init(jax.random.PRNGKey(0))
-  run = load_run.Trained(
+  run = loaded.LoadedModel(
     config=resolved,
     tokenizer=tokenizer.train('bytes', resolved.data.vocab_size, []),
     objective=objective,
@@ -82,7 +82,7 @@ def test_a_prompt_continues_the_same_alone_and_in_any_batch(run, temperature):
   [
     ('causal', None, []),
     ('causal', 'target', [tokenizer.SEP]),
-    ('sequence', 'target', [tokenizer.SEP]),
+    ('supervised', 'target', [tokenizer.SEP]),
   ],
 )
 def test_a_prompt_of_a_model_of_pairs_is_a_source(config, name, column, behind):
@@ -91,7 +91,7 @@ def test_a_prompt_of_a_model_of_pairs_is_a_source(config, name, column, behind):
   run = make_run(config)
   run = dataclasses.replace(run, objective=objectives.make(run.config))
   (way,) = run.objective.generates
-  example = generate.WAYS[way].make(run).encode('ab')
+  example = strategies.STRATEGIES[way].make(run).encode('ab')
   expected = [tokenizer.BOS, *run.tokenizer.encode('ab').tolist(), *behind]
   assert example.tokens_L.tolist() == expected
 
@@ -105,7 +105,7 @@ def test_greedy_decoding_is_the_argmax_of_the_full_pass(run):
     row = causal_row(np.array([*ids[1:], 0], np.int32))
     hidden = run.model.hidden(run.params, row)
     logits = run.model.logits(run.params, hidden)[0, -1]
-    allowed = passages.allowed_ids(run.tokenizer, end=True)
+    allowed = run.tokenizer.allowed_ids(end=True)
     best = int(jnp.argmax(jnp.where(allowed, logits, -jnp.inf)))
     if best == tokenizer.EOS:
       break
@@ -124,7 +124,7 @@ def test_a_prefix_is_read_as_trained_and_gone_on_with_by_the_argmax(
   config.objective.name = 'prefix'
   config.objective.inputs = inputs
   run = with_settings(make_run(config), temperature=0.0, max_tokens=6)
-  allowed = passages.allowed_ids(run.tokenizer, end=True)
+  allowed = run.tokenizer.allowed_ids(end=True)
   completions = left_to_right.of_continuations(run)(PROMPTS)
   for prompt, found in zip(PROMPTS, completions, strict=True):
     end = [tokenizer.EOS] if found.stop == 'end' else []
@@ -172,7 +172,7 @@ def test_the_encoders_share_bounds_a_prompt_of_two_sides(run):
 
 def test_a_source_is_closed_by_sep_and_only_its_target_is_text(config, run):
   assert left_to_right.of_continuations(run).beginning('ab') == 'ab'
-  config.objective.name, config.data.target_column = 'sequence', 'target'
+  config.objective.name, config.data.target_column = 'supervised', 'target'
   config.model.architecture = 'decoder'
   run = make_run(config)
   generator = left_to_right.of_targets(with_settings(run, temperature=0.0))
@@ -202,41 +202,41 @@ ALL = ('continuation', 'masks', 'spans', 'unmasking', 'target')
 def test_a_prompt_that_an_objective_cannot_do_is_one_line(run, prompt, allowed):
   for way in ALL:
     objective = dataclasses.replace(run.objective, generates=(way,))
-    completers = generate.Completers(
+    completers = strategies.Completers(
       dataclasses.replace(run, objective=objective)
     )
     if way in allowed:
-      assert completers.way(prompt) == way
+      assert completers.strategy(prompt) == way
       continue
     with pytest.raises(errors.UserError) as caught:
-      completers.way(prompt)
+      completers.strategy(prompt)
     message = str(caught.value)
     assert "objective.name='causal'" in message
-    assert generate.WAYS[way].does in message
-    assert f"--prompt='{generate.WAYS[way].example}'" in message
+    assert strategies.STRATEGIES[way].does in message
+    assert f"--prompt='{strategies.STRATEGIES[way].example}'" in message
     assert '\n' not in message
 
 
 @pytest.mark.parametrize('ways', [*((way,) for way in ALL), ('masks', 'spans')])
 def test_the_example_of_an_objective_is_a_prompt_that_it_takes(run, ways):
   objective = dataclasses.replace(run.objective, generates=ways)
-  completers = generate.Completers(
+  completers = strategies.Completers(
     dataclasses.replace(run, objective=objective)
   )
-  assert completers.way(generate.example(objective)) == ways[0]
+  assert completers.strategy(strategies.example(objective)) == ways[0]
 
 
 def test_an_objective_that_generates_nothing_says_so(run):
   objective = dataclasses.replace(run.objective, generates=())
-  assert generate.example(objective) is None
+  assert strategies.example(objective) is None
   run = dataclasses.replace(run, objective=objective)
   with pytest.raises(errors.UserError, match='generates nothing'):
-    generate.Completers(run).way('text')
+    strategies.Completers(run).strategy('text')
 
 
 def test_two_kinds_of_marks_are_a_mistake(run):
   with pytest.raises(errors.UserError, match='both'):
-    generate.Completers(run).way('[MASK] and <extra_id_0>')
+    strategies.Completers(run).strategy('[MASK] and <extra_id_0>')
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from lm.training import checkpoint, program
 CASES = [
   (name, architecture)
   for name in objectives.OBJECTIVES
-  for architecture in objectives.ARCHITECTURES[name]
+  for architecture in objectives.OBJECTIVES[name].architectures
 ]
 STEPS, SAVED = 60, 3
 
@@ -47,7 +47,7 @@ class Training:
 
 @pytest.mark.parametrize(('name', 'architecture'), CASES)
 def test_an_objective_learns_and_resumes(request, tmp_path, name, architecture):
-  fixture = 'pairs_config' if name == 'sequence' else 'config'
+  fixture = 'pairs_config' if name == 'supervised' else 'config'
   config = request.getfixturevalue(fixture)
   config.objective.name = name
   config.model.architecture = architecture

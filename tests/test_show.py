@@ -379,10 +379,10 @@ def test_all_objectives_on_the_same_texts(
   # The default architecture, and the config's where the objective has it;
   # there are no pairs here.
   variants = []
-  for name, architectures in objectives.ARCHITECTURES.items():
-    if name not in objectives.OF_PAIRS:
-      variants.append(f'{name}, {architectures[0]}')
-      if 'encoder_decoder' in architectures[1:]:
+  for name, spec in objectives.OBJECTIVES.items():
+    if spec.data != 'pairs':
+      variants.append(f'{name}, {spec.architectures[0]}')
+      if 'encoder_decoder' in spec.architectures[1:]:
         variants.append(f'{name}, encoder_decoder')
   for part in parts[:2]:
     # Of a mixture, the component that was drawn stands behind it.
@@ -476,20 +476,24 @@ def test_several_examples_of_a_chunk_and_components(
   real = objectives.OBJECTIVES['prefix']
 
   def make(config, tokenizer=None):
-    objective = real(config, tokenizer)
+    objective = real.make(config, tokenizer)
 
     def corrupt(record, rng):
       examples = list(objective.corrupt(record, rng))
-      again = dataclasses.replace(examples[0], component=4)
+      again = dataclasses.replace(
+        examples[0], component_L=np.full_like(examples[0].tokens_L, 4)
+      )
       return [*examples, again]
 
     return dataclasses.replace(
       objective,
       corrupt=corrupt,
       sizes=lambda n, rng: [*objective.sizes(n, rng)] * 2,
+      arrays=('component',),
     )
 
-  monkeypatch.setitem(objectives.OBJECTIVES, 'prefix', make)
+  spec = dataclasses.replace(real, make=make)
+  monkeypatch.setitem(objectives.OBJECTIVES, 'prefix', spec)
   config.objective.name = 'prefix'
   config.show.examples = 1
   show.of_config(config, tmp_path)
@@ -506,10 +510,11 @@ def test_text_that_an_objective_refuses_is_noted(
     def refuse(record, rng):
       raise errors.UserError('needs pairs')
 
-    real = objectives.OBJECTIVES['causal'](config, tokenizer)
+    real = objectives.OBJECTIVES['causal'].make(config, tokenizer)
     return dataclasses.replace(real, corrupt=refuse)
 
-  monkeypatch.setitem(objectives.OBJECTIVES, 'prefix', make)
+  spec = dataclasses.replace(objectives.OBJECTIVES['prefix'], make=make)
+  monkeypatch.setitem(objectives.OBJECTIVES, 'prefix', spec)
   config.show.objectives = ('all',)
   show.of_config(config, tmp_path)
   out = capsys.readouterr().out

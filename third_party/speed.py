@@ -125,10 +125,9 @@ def _ours(given, *, all_logits: bool = False) -> float:
   import numpy as np
 
   from experiments import base
-  from lm import models, objectives
+  from lm import models, objectives, types
   from lm.config import resolve as config_lib
   from lm.data import packing
-  from lm.objectives import base as objectives_base
   from lm.runtime import sharding
   from lm.training import program
 
@@ -155,7 +154,7 @@ def _ours(given, *, all_logits: bool = False) -> float:
   rows = []
   for _ in range(B):
     ids = rng.integers(526, config.data.vocab_size, objective.raw_length)
-    record = objectives_base.Record(
+    record = types.Record(
       ids_L=ids.astype(np.int32), word_L=np.arange(len(ids))
     )
     rows.append(

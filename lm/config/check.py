@@ -14,7 +14,7 @@ from lm.data import sources, tokenizer
 from lm.data.sources import documents, streams
 from lm.data.text import cleaning, segmentation
 from lm.generation import unmasking
-from lm.models import attention, blocks, heads, stack
+from lm.models import attention, blocks, heads, stack, transformer
 from lm.objectives import (
   diffusion,
   layout,
@@ -27,7 +27,6 @@ from lm.objectives import (
 )
 from lm.training import budget, optimizer
 
-ARCHITECTURES = ('decoder', 'encoder', 'encoder_decoder')
 DTYPES = ('float32', 'bfloat16')
 
 # Field -> its choices.
@@ -46,7 +45,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
   'objective.span.unit': span_noise.UNITS,
   'objective.mixture.weighting': mixture.WEIGHTINGS,
   'model.family': tuple(models.FAMILIES),
-  'model.architecture': ARCHITECTURES,
+  'model.architecture': transformer.ARCHITECTURES,
   'model.activation': tuple(blocks.ACTIVATIONS),
   'model.position': blocks.POSITIONS,
   'model.norm': blocks.NORMS,
@@ -93,7 +92,7 @@ _BOUNDS: dict[str, tuple[float, float | None]] = {
   'objective.diffusion.epsilon': (1e-6, 0.5),
   'objective.span.rate': (1e-6, 0.99),
   'objective.span.mean': (1, None),
-  'objective.sequence.target_share': (0.01, 0.99),
+  'objective.supervised.target_share': (0.01, 0.99),
   'model.num_layers': (1, None),
   'model.num_encoder_layers': (0, None),
   'model.width': (1, None),
@@ -266,16 +265,17 @@ def _check_pairs(config):
   data, name = config.data, config.objective.name
   column = data.target_column
   if column is None:
-    if name in objectives.OF_PAIRS:
+    if objectives.spec(config).data == 'pairs':
       raise errors.UserError(
         f"objective.name='{name}' is trained on pairs, but data.target_column "
         'is not given; name the column that holds their targets'
       )
     return
-  if name in objectives.OF_TEXT:
+  if objectives.spec(config).data == 'text':
     raise errors.UserError(
       f"objective.name='{name}' is trained on text, but data.target_column="
-      f"{column!r} makes pairs; leave it out, or take objective.name='sequence'"
+      f'{column!r} makes pairs; leave it out, or take '
+      "objective.name='supervised'"
     )
   if column in ('', data.text_column):
     raise errors.UserError(
@@ -339,76 +339,41 @@ def _divides(config, part: str, whole: str, why: str):
 
 def _check_architecture(config):
   name, model = config.objective.name, config.model
-  allowed = objectives.ARCHITECTURES[name]
+  allowed = objectives.spec(config).architectures
   if model.architecture not in allowed:
     raise errors.UserError(
       f"objective.name='{name}' trains model.architecture="
       f"{' or '.join(map(repr, allowed))}, not '{model.architecture}'; change "
       'one, or leave model.architecture out'
     )
-  sides = model.architecture == 'encoder_decoder'
-  if sides != (model.num_encoder_layers > 0):
-    raise errors.UserError(
-      f'model.num_encoder_layers={model.num_encoder_layers} does not fit '
-      f"model.architecture='{model.architecture}'; leave it out"
-    )
-  if sides and model.token_types:
-    raise errors.UserError(
-      f'model.token_types={model.token_types} is for one stack, not for '
-      "model.architecture='encoder_decoder'; leave it out"
-    )
   if config.data.cross_document_attention and name != 'causal':
     raise errors.UserError(
       'data.cross_document_attention=True makes a row one causal segment, '
       f"which is not for objective.name='{name}'; leave it out"
     )
-
-
-# Objective -> what checks that its fields fit together, and the row.
-_OBJECTIVE_CHECKS = {'masked': masked.check, 'span': span.check}
+  models.family(config).check(config)
 
 
 def _check_objective(config):
-  name = config.objective.name
-  if name == 'mixture':
+  if config.objective.name == 'mixture':
     _check_mixture(config)
-  elif name in _OBJECTIVE_CHECKS:
-    _OBJECTIVE_CHECKS[name](config)
+  objectives.spec(config).check(config)
 
 
 def _check_mixture(config):
-  """The fields of each component, then all together."""
+  """The fields of each component."""
   for number, component in enumerate(mixture_components.read(config)):
     try:
       own = component.config(config)
       section = f'objective.{component.objective}.'
       _check_choices(own, section)
       _check_bounds(own, resolved_later=(), section=section)
-      if component.objective == 'span':
-        span.check_options(own.objective.span)
     except errors.UserError as error:
       raise mixture_components.mistake(number, str(error)) from None
-  mixture.check(config)
 
 
 def _check_shapes(config):
-  data, model = config.data, config.model
-  _divides(
-    config,
-    'model.num_kv_heads',
-    'model.num_heads',
-    'so query heads cannot share keys evenly',
-  )
-  if model.position == 'rotary' and model.head_size % 2:
-    raise errors.UserError(
-      f"model.position='rotary' turns pairs, but model.head_size="
-      f'{model.head_size} is odd; change it, or model.num_heads'
-    )
-  if model.scale_readout and not model.tie_embeddings:
-    raise errors.UserError(
-      'model.scale_readout=True undoes the size of tied embeddings, but '
-      'model.tie_embeddings=False; change one'
-    )
+  data = config.data
   if data.tokenizer in tokenizer.KINDS:
     tokenizer.check_vocab_size(data.tokenizer, data.vocab_size)
   cfg = config.optimizer

@@ -71,7 +71,7 @@ def _optimizer_default(field: str):
 # Fields that are None until resolved -> their value.
 _DEFAULTS: dict[str, Callable[[Any], Any]] = {
   'data.vocab_size': _vocab_size,
-  'model.architecture': lambda c: objectives.ARCHITECTURES[c.objective.name][0],
+  'model.architecture': lambda c: objectives.spec(c).architectures[0],
   'model.num_encoder_layers': _num_encoder_layers,
   'model.num_kv_heads': lambda config: config.model.num_heads,
   'model.head_size': lambda c: c.model.width // c.model.num_heads,
@@ -211,17 +211,11 @@ def _merged(defaults: Mapping[str, Any], given: Mapping[str, Any]):
 
 def check_model(config):
   """Raises UserError unless the devices can run and split the model."""
-  models.choose_attention(config, objectives.make(config), jax.devices()[0])
+  family = models.family(config)
+  family.check_devices(config, objectives.make(config), jax.devices()[0])
   shape = sharding.mesh_shape(config, jax.device_count())
-  data, model = config.data, config.model
-  split = {
-    'data.vocab_size': ('tensor', data.vocab_size),
-    'model.num_heads': ('tensor', model.num_heads),
-    'model.num_kv_heads': ('tensor', model.num_kv_heads),
-    'model.mlp_width': ('tensor', model.mlp_width),
-    'model.width': ('fsdp', model.width),
-  }
-  for field, (axis, size) in split.items():
+  for field, axis in family.splits.items():
+    size = check.get(config, field)
     if size % shape[axis]:
       raise errors.UserError(
         f'{field}={size} is not divisible by mesh.{axis}={shape[axis]}; '

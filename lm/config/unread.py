@@ -16,7 +16,7 @@ from lm.objectives import mixture_components
 # Field -> the values of others with which alone it is read.
 READ_WITH: dict[str, Mapping[str, tuple[Any, ...]]] = {
   'objective.inputs': {
-    'objective.name': ('prefix', 'span', 'mixture', 'sequence'),
+    'objective.name': ('prefix', 'span', 'deshuffle', 'mixture', 'supervised'),
     'model.architecture': ('decoder',),
   },
   'objective.prefix.share': {'objective.prefix.split': ('fixed',)},
@@ -27,7 +27,7 @@ READ_WITH: dict[str, Mapping[str, tuple[Any, ...]]] = {
     'objective.span.noise': ('spans',),
     'objective.span.unit': ('token', 'word'),
   },
-  'objective.sequence.target_share': {
+  'objective.supervised.target_share': {
     'model.architecture': ('encoder_decoder',)
   },
   'model.rotary_base': {'model.position': ('rotary',)},

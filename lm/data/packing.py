@@ -16,7 +16,6 @@ import numpy as np
 
 from lm import types
 from lm.data import mixture, pairs, seeding, store
-from lm.objectives import base
 
 WINDOW = 1024
 # An epoch's first place is below.
@@ -93,7 +92,7 @@ class EpochPlan:
   def __init__(
     self,
     spans: mixture.Spans,
-    objective: base.Objective,
+    objective: types.Objective,
     *,
     seed: int,
     epoch: int,
@@ -180,7 +179,7 @@ class Rows:
   def __init__(
     self,
     split: store.Split,
-    objective: base.Objective,
+    objective: types.Objective,
     *,
     seed: int,
     cross_document_attention: bool = False,
@@ -236,7 +235,7 @@ class Rows:
       for chunk in {item.chunk for item in items}
     }
     examples = [made[item.chunk][item.part] for item in items]
-    row = pack(examples, self._objective.capacity)
+    row = pack(examples, self._objective.capacity, self._objective.arrays)
     return merge_segments(row) if self._cross else row
 
   def _record(self, plan: EpochPlan, chunk: int):
@@ -244,7 +243,7 @@ class Rows:
     ids_L, word_L, _ = self._split.read(
       plan.document[chunk], int(plan.start[chunk]), int(plan.stop[chunk])
     )
-    record = base.Record(
+    record = types.Record(
       ids_L=ids_L, word_L=word_L - word_L[0], place=int(plan.place[chunk])
     )
     return record, plan.chunk_generator(chunk)
@@ -285,7 +284,7 @@ class Rows:
 
 
 def training_rows(
-  config, split: store.Split, objective: base.Objective
+  config, split: store.Split, objective: types.Objective
 ) -> Rows:
   """The rows that a run of a resolved config trains on."""
   data = config.data
@@ -299,7 +298,9 @@ def training_rows(
 
 
 def pack(
-  examples: Sequence[types.Example], capacity: types.Size
+  examples: Sequence[types.Example],
+  capacity: types.Size,
+  arrays: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
   """Lays examples side by side in a row and pads it.
 
@@ -310,26 +311,21 @@ def pack(
   with the weights [0 1 0] and [0 1], and 3 predictions
   predict_P   [1 4 0]
 
+  Args:
+    arrays: optional arrays of the examples that the row has, see
+      `types.Objective.arrays`; 0 where an example has none.
+
   Returns:
     The arrays of a `types.Batch` without their leading axis, by name.
   """
-  names = ('tokens', 'targets', 'order', 'segment', 'position', 'component')
-  row = {name: np.zeros(capacity.tokens, np.int32) for name in names}
-  row['weights'] = np.zeros(capacity.tokens, np.float32)
-  start = 0
-  for number, example in enumerate(examples, 1):
-    n = len(example.tokens_L)
-    place = slice(start, start + n)
-    row['tokens'][place] = example.tokens_L
-    row['targets'][place] = example.targets_L
-    row['weights'][place] = example.weights_L
-    row['order'][place] = example.order_L
-    row['segment'][place] = number
-    row['position'][place] = np.arange(n)
-    row['component'][place] = example.component
-    start += n
+  row = _side(
+    examples, [*_ALWAYS, *(f'{name}_L' for name in arrays)], capacity.tokens
+  )
   if capacity.encoder_tokens:
-    row |= _pack_encoder(examples, capacity.encoder_tokens)
+    side = _side(examples, ['encoder_tokens_M'], capacity.encoder_tokens)
+    row['encoder_tokens'] = side['encoder_tokens']
+    row['encoder_segment'] = side['segment']
+    row['encoder_position'] = side['position']
   if capacity.predictions:
     (places,) = np.nonzero(row['weights'])
     row['predict'] = np.zeros(capacity.predictions, np.int32)
@@ -337,19 +333,31 @@ def pack(
   return row
 
 
-def _pack_encoder(
-  examples: Sequence[types.Example], length: int
+# Arrays that every Example has.
+_ALWAYS = ('tokens_L', 'targets_L', 'weights_L', 'order_L')
+
+
+def _side(
+  examples: Sequence[types.Example], fields: Sequence[str], length: int
 ) -> dict[str, np.ndarray]:
-  """The encoder's side of a row; a segment has its decoder's number."""
-  names = ('encoder_tokens', 'encoder_segment', 'encoder_position')
-  row = {name: np.zeros(length, np.int32) for name in names}
+  """The fields of one side of a row, by name, its segments and positions.
+
+  A segment has the same number on both sides.
+  """
+  row = {name: np.zeros(length, np.int32) for name in ('segment', 'position')}
+  for field in fields:
+    kind = np.float32 if field == 'weights_L' else np.int32
+    row[field[:-2]] = np.zeros(length, kind)
   start = 0
   for number, example in enumerate(examples, 1):
-    n = len(example.encoder_tokens_M)
+    n = len(getattr(example, fields[0]))
     place = slice(start, start + n)
-    row['encoder_tokens'][place] = example.encoder_tokens_M
-    row['encoder_segment'][place] = number
-    row['encoder_position'][place] = np.arange(n)
+    for field in fields:
+      values = getattr(example, field)
+      if values is not None:
+        row[field[:-2]][place] = values
+    row['segment'][place] = number
+    row['position'][place] = np.arange(n)
     start += n
   return row
 

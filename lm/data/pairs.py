@@ -2,12 +2,11 @@
 
 import numpy as np
 
-from lm import errors
+from lm import errors, types
 from lm.data import store
-from lm.objectives import base
 
 
-def fitting(split: store.Split, objective: base.Objective) -> np.ndarray:
+def fitting(split: store.Split, objective: types.Objective) -> np.ndarray:
   """The numbers of the pairs that fit a row, int64, rising.
 
   Raises:
@@ -27,14 +26,14 @@ def fitting(split: store.Split, objective: base.Objective) -> np.ndarray:
   if not len(found):
     raise errors.UserError(
       f'none of the {len(split)} pairs in {split.directory} fits a row of '
-      f'{_room(objective)}; raise data.sequence_length, or change '
-      'objective.sequence.target_share'
+      f'{_describe(objective)}; raise data.sequence_length, or change '
+      'objective.supervised.target_share'
     )
   return found
 
 
 def left_out(
-  split: store.Split, objective: base.Objective, kept: int, name: str
+  split: store.Split, objective: types.Objective, kept: int, name: str
 ) -> str:
   """What to say of the pairs that do not fit; '' where all do."""
   number = len(split) - kept
@@ -42,26 +41,26 @@ def left_out(
     return ''
   return (
     f'left out: {number:,} of {len(split):,} {name} pairs, which do not fit a '
-    f'row of {_room(objective)}'
+    f'row of {_describe(objective)}'
   )
 
 
-def _fits(n: tuple[int, int], objective: base.Objective) -> bool:
+def _fits(n: tuple[int, int], objective: types.Objective) -> bool:
   """Whether a pair of so many tokens does; this depends on no draw."""
-  room = objective.capacity
+  capacity = objective.capacity
   return all(
-    size.tokens <= room.tokens
-    and size.encoder_tokens <= room.encoder_tokens
-    and size.predictions <= (room.predictions or size.predictions)
+    size.tokens <= capacity.tokens
+    and size.encoder_tokens <= capacity.encoder_tokens
+    and size.predictions <= (capacity.predictions or size.predictions)
     for size in objective.sizes(n, np.random.default_rng(0))
   )
 
 
-def _room(objective: base.Objective) -> str:
-  room = objective.capacity
-  if not room.encoder_tokens:
-    return f'{room.tokens} positions'
+def _describe(objective: types.Objective) -> str:
+  capacity = objective.capacity
+  if not capacity.encoder_tokens:
+    return f'{capacity.tokens} positions'
   return (
-    f'{room.encoder_tokens} positions for the source and {room.tokens} for the '
-    'target'
+    f'{capacity.encoder_tokens} positions for the source and '
+    f'{capacity.tokens} for the target'
   )

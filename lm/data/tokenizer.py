@@ -64,6 +64,17 @@ class Tokenizer:
     lengths_V.setflags(write=False)
     return lengths_V
 
+  def allowed_ids(self, *, end: bool, separator: bool = False) -> np.ndarray:
+    """bool [V]: ids that stand for text, and EOS where a document can end.
+
+    Args:
+      separator: SEP, too, which a document has that is a pair.
+    """
+    allowed_V = self.byte_lengths_V > 0
+    allowed_V[EOS] = end
+    allowed_V[SEP] = separator
+    return allowed_V
+
   @functools.cached_property
   def digest(self) -> str:
     """SHA-256 of all that the ids depend on."""

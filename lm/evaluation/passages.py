@@ -11,15 +11,10 @@ import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lm import errors
 from lm.data import store, tokenizer as tokenizer_lib, windows as windows_lib
-
-# Logits that exist at a time; 256 MiB of float32.
-_LOGITS = 1 << 26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,61 +180,3 @@ def spans(context: int, total: int, room: Room) -> Iterator[tuple[int, ...]]:
   for scored in range(context, total, stride):
     stop = min(scored + stride, total)
     yield max(0, stop - room.both, scored - room.context), scored, stop
-
-
-def allowed_ids(
-  tokenizer: tokenizer_lib.Tokenizer, *, end: bool, separator: bool = False
-) -> np.ndarray:
-  """bool [V]: ids that stand for text, and EOS where a document can end.
-
-  Args:
-    separator: SEP, too, which a document has that is a pair.
-  """
-  allowed_V = tokenizer.byte_lengths_V > 0
-  allowed_V[tokenizer_lib.EOS] = end
-  allowed_V[tokenizer_lib.SEP] = separator
-  return allowed_V
-
-
-def masked_log_probs(
-  logits_xV: jax.Array, targets: jax.Array, allowed_V: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """Log-probabilities among allowed ids, and what the others would have had.
-
-  Returns:
-    float32 [...]: natural logarithms, and probabilities.
-  """
-  kept_xV = jnp.where(allowed_V, logits_xV, -jnp.inf)
-  log_kept = jax.nn.logsumexp(kept_xV, axis=-1)
-  log_all = jax.nn.logsumexp(logits_xV, axis=-1)
-  target = jnp.take_along_axis(kept_xV, targets[..., None], axis=-1)[..., 0]
-  return target - log_kept, -jnp.expm1(log_kept - log_all)
-
-
-def positions_at_a_time(rows: int, V: int) -> int:
-  """Of how many positions of each row there may be logits at a time."""
-  return max(1, _LOGITS // (rows * V))
-
-
-def map_chunks(function, arrays, chunk: int):
-  """`function` of arrays [B, P, ...], at most `chunk` positions at a time.
-
-  Returns:
-    What it returns, [B, P, ...].
-  """
-  length = arrays[0].shape[1]
-  if chunk >= length:
-    return function(arrays)
-  count = -(-length // chunk)
-
-  def split(x):
-    padding = [(0, 0), (0, count * chunk - length)] + [(0, 0)] * (x.ndim - 2)
-    parts = jnp.pad(x, padding).reshape(len(x), count, chunk, *x.shape[2:])
-    return jnp.moveaxis(parts, 1, 0)
-
-  def join(parts):
-    joined = jnp.moveaxis(parts, 0, 1)
-    joined = joined.reshape(len(joined), count * chunk, *parts.shape[3:])
-    return joined[:, :length]
-
-  return jax.tree.map(join, jax.lax.map(function, jax.tree.map(split, arrays)))

@@ -20,8 +20,7 @@ from lm.evaluation import (
   passages as passages_lib,
   scoring_methods as queries_lib,
 )
-from lm.models import base
-from lm.objectives import base as objectives_base, token_loss
+from lm.models import readout
 from lm.runtime import sharding
 
 # Shares of a row's positions that are read out: one of these, the least that
@@ -35,8 +34,8 @@ class Scorer:
   def __init__(
     self,
     kind: queries_lib.Kind,
-    objective: objectives_base.Objective,
-    model: base.Model,
+    objective: types.Objective,
+    model: types.Model,
     mesh: jax.sharding.Mesh,
     *,
     batch_size: int,
@@ -73,7 +72,7 @@ class Scorer:
 
   def __call__(
     self,
-    params: base.Params,
+    params: types.Params,
     passages: Iterable[passages_lib.Passage],
     allowed_V: np.ndarray,
     *,
@@ -97,7 +96,7 @@ class Scorer:
 
   def batches(
     self,
-    params: base.Params,
+    params: types.Params,
     passages: Iterable[passages_lib.Passage],
     allowed_V: np.ndarray,
     *,
@@ -185,7 +184,12 @@ class Scorer:
     examples = [[asked.query.example for asked in row] for row in rows]
     examples += [[]] * (self._batch_size - len(rows))
     local = sharding.local_rows(self._mesh, self._batch_size)
-    batch = packing.stack([packing.pack(examples[r], capacity) for r in local])
+    batch = packing.stack(
+      [
+        packing.pack(examples[r], capacity, self._objective.arrays)
+        for r in local
+      ]
+    )
     batch = sharding.put_batch(self._mesh, batch, self._batch_size)
     answers = jax.device_get(self._read(params, batch, allowed_V))
     # Rows of padding are behind those that were asked.
@@ -199,8 +203,8 @@ class Scorer:
 
 def make(
   kind: queries_lib.Kind,
-  objective: objectives_base.Objective,
-  model: base.Model,
+  objective: types.Objective,
+  model: types.Model,
   mesh: jax.sharding.Mesh,
   config,
 ) -> Scorer:
@@ -281,26 +285,12 @@ def _variance(bits_q: np.ndarray) -> float:
   return float(n * np.sum(np.diff(bits_q) ** 2) / (2 * (n - 1)))
 
 
-def _make_read(model: base.Model):
+def _make_read(model: types.Model):
   """(params, batch, allowed [V]) -> bits and special mass, each [B, P]."""
 
   def read(params, batch, allowed_V):
-    hidden_BxLxD = model.hidden(params, batch)
-    hidden_BxPxD, targets_BxP, weights_BxP = token_loss.read_out(
-      hidden_BxLxD, batch
-    )
-
-    def read_chunk(chunk):
-      hidden_BxcxD, targets_Bxc = chunk
-      logits_BxcxV = model.logits(params, hidden_BxcxD).astype(jnp.float32)
-      return passages_lib.masked_log_probs(logits_BxcxV, targets_Bxc, allowed_V)
-
-    log_p_BxP, mass_BxP = passages_lib.map_chunks(
-      read_chunk,
-      (hidden_BxPxD, targets_BxP),
-      passages_lib.positions_at_a_time(len(targets_BxP), len(allowed_V)),
-    )
-    predicted_BxP = weights_BxP > 0
+    log_p_BxP, mass_BxP = model.token_log_probs(params, batch, allowed_V)
+    predicted_BxP = readout.predicted(batch)
     bits_BxP = jnp.where(predicted_BxP, -log_p_BxP / jnp.log(2.0), 0.0)
     return bits_BxP, jnp.where(predicted_BxP, mass_BxP, 0.0)
 

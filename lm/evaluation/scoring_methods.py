@@ -12,7 +12,7 @@ import numpy as np
 from lm import errors, types
 from lm.data import tokenizer
 from lm.evaluation import passages
-from lm.objectives import base as objectives_base, diffusion, masked
+from lm.objectives import diffusion, masked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,12 +129,12 @@ PSEUDO = Kind(one_by_one, 'not a likelihood, each token given all others')
 NONE = 'none'
 
 
-def has_pseudo(objective: objectives_base.Objective) -> bool:
+def has_pseudo(objective: types.Objective) -> bool:
   """Whether tokens are predicted with what is on both sides in sight."""
   return objective.attention == 'bidirectional'
 
 
-def room(kind: Kind, objective: objectives_base.Objective) -> passages.Room:
+def room(kind: Kind, objective: types.Objective) -> passages.Room:
   """What fits a window, from what a query of one id given one id takes.
 
   Raises:
@@ -155,8 +155,8 @@ def room(kind: Kind, objective: objectives_base.Objective) -> passages.Room:
       f'data.sequence_length gives rows of {capacity.positions} positions, in '
       'which no text can be scored; give a larger one'
     )
-  if kind.chain and objective.continued:
-    scored = min(scored, objective.continued)
+  if kind.chain and objective.scored_at_once:
+    scored = min(scored, objective.scored_at_once)
   return passages.Room(context, scored, both)
 
 

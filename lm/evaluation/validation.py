@@ -10,9 +10,7 @@ import numpy as np
 
 from lm import types
 from lm.data import packing, store, tokenizer
-from lm.evaluation import passages
-from lm.models import base
-from lm.objectives import base as objectives_base, cross_entropy, token_loss
+from lm.models import readout
 from lm.runtime import sharding
 from lm.training import metrics, step
 
@@ -31,8 +29,8 @@ class Validation:
   def __init__(
     self,
     split: store.Split,
-    objective: objectives_base.Objective,
-    model: base.Model,
+    objective: types.Objective,
+    model: types.Model,
     mesh: jax.sharding.Mesh,
     config,
   ):
@@ -48,13 +46,13 @@ class Validation:
     self.left_out = self._rows.left_out('validation')
     limit = config.evaluate.batches * self._batch_size or 2**62
     self._count = self._rows.rows_in_first_epoch(limit)
-    self._empty = packing.pack([], objective.capacity)
+    self._empty = packing.pack([], objective.capacity, objective.arrays)
     self._step = jax.jit(
       _make_step(objective, model, config.train.loss_chunk),
       out_shardings=sharding.replicated(mesh),
     )
 
-  def __call__(self, params: base.Params) -> dict[str, Any]:
+  def __call__(self, params: types.Params) -> dict[str, Any]:
     """The figures of a validation line.
 
     `loss` and `loss/NAME` in nats; `bits_by_position`: bits of a predicted
@@ -99,14 +97,18 @@ def _means(parts: Mapping[str, np.ndarray]) -> dict[str, list[float | None]]:
   }
 
 
-def _make_step(
-  objective: objectives_base.Objective, model: base.Model, chunk: int
-):
+def _make_step(objective: types.Objective, model: types.Model, chunk: int):
   """(params, batch) -> terms, and sums and weights [2, parts] by name."""
   evaluate = step.make_evaluate_step(objective, model)
 
   def run(params, batch: types.Batch):
-    nll_BxP, predicted_BxP = _token_losses(model, params, batch, chunk)
+    # XLA computes once what this has in common with the loss of the objective;
+    # only a readout in chunks is done twice.
+    log_p_BxP, _ = model.token_log_probs(
+      params, batch, chunk=chunk or batch.tokens_BxL.shape[1]
+    )
+    nll_BxP = -log_p_BxP
+    predicted_BxP = readout.predicted(batch).astype(jnp.float32)
     length = batch.tokens_BxL.shape[1]
     parts = {
       'bits_by_position': _sums(
@@ -124,23 +126,6 @@ def _make_step(
     return evaluate(params, batch), parts
 
   return run
-
-
-def _token_losses(model, params, batch, chunk):
-  """Nats of each position that is read out, and 1 where it is predicted."""
-  # XLA computes once what this has in common with the loss of the objective;
-  # only a readout in chunks is done twice.
-  hidden_BxPxD, targets_BxP, weights_BxP = token_loss.read_out(
-    model.hidden(params, batch), batch
-  )
-  nll_BxP = passages.map_chunks(
-    lambda chunk: cross_entropy.cross_entropy(
-      model.logits(params, chunk[0]), chunk[1]
-    ),
-    (hidden_BxPxD, targets_BxP),
-    chunk or targets_BxP.shape[1],
-  )
-  return nll_BxP, (weights_BxP > 0).astype(jnp.float32)
 
 
 def masking_ratio_tenths(batch: types.Batch) -> jax.Array:
@@ -167,7 +152,7 @@ def masking_ratio_tenths(batch: types.Batch) -> jax.Array:
 
 def _sums(values_BxP, predicted_BxP, part_BxL, count, batch) -> jax.Array:
   """Sums and numbers of the predicted positions in each part, [2, count]."""
-  part_BxP = token_loss.at_predictions(part_BxL, batch)
+  part_BxP = readout.at_predictions(part_BxL, batch)
   in_part_BxPxC = jax.nn.one_hot(part_BxP, count) * predicted_BxP[:, :, None]
   return jnp.stack(
     [

@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lm import types
 from lm.data import tokenizer
 from lm.generation import sampling
-from lm.models import base
 
 
 def length_penalty(length: jax.Array, alpha: float) -> jax.Array:
@@ -50,14 +50,14 @@ class _State:
   ids_BxJxT: jax.Array
   log_p_BxJ: jax.Array
   seen_RxV: jax.Array
-  cache: base.Cache
+  cache: types.Cache
   best: Found
   ended_B: jax.Array
   done_B: jax.Array
 
 
 def make_search(
-  model: base.Model,
+  model: types.Model,
   allowed_V: jax.Array,
   *,
   context: int,
@@ -65,7 +65,7 @@ def make_search(
   max_tokens: int,
   alpha: float,
   repetition_penalty: float,
-) -> Callable[[base.Params, Any, jax.Array], Found]:
+) -> Callable[[types.Params, Any, jax.Array], Found]:
   """(params, batch of prompts, limit [B]) -> `Found`, not yet compiled.
 
   A continuation ends in EOS, or with its `limit`-th id. At each step the
@@ -97,7 +97,7 @@ def make_search(
 class _Search:
   """The settings of `make_search`, and the loop that they make."""
 
-  model: base.Model
+  model: types.Model
   allowed_V: jax.Array
   context: int
   J: int

@@ -120,10 +120,18 @@ class Completer(abc.ABC):
 
 
 def rows_of(
-  examples: Sequence[types.Example], size: int, capacity: types.Size
+  examples: Sequence[types.Example],
+  size: int,
+  capacity: types.Size,
+  arrays: Sequence[str],
 ) -> types.Batch:
-  """A batch with an example a row; after the last, the first one again."""
-  rows = [packing.pack([example], capacity) for example in examples]
+  """A batch with an example a row; after the last, the first one again.
+
+  Args:
+    size: rows of the batch.
+    arrays: see `types.Objective`.
+  """
+  rows = [packing.pack([example], capacity, arrays) for example in examples]
   return packing.stack([*rows, *[rows[0]] * (size - len(rows))])
 
 

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from lm import errors, load_run, types
+from lm import errors, types
 from lm.data import tokenizer
-from lm.evaluation import passages
 from lm.generation import completion, left_to_right, prompts, unmasking
 from lm.objectives import layout
 from lm.runtime import sharding
+from lm.training import loaded
 
 # Ids of a mask and their probabilities, falling.
 Candidates = tuple[tuple[int, float], ...]
@@ -86,11 +86,12 @@ class Masks(completion.Completer):
   predicted as if the others stayed masked.
   """
 
-  def __init__(self, run: load_run.Trained):
+  def __init__(self, run: loaded.LoadedModel):
     super().__init__(run.config.generate)
     self._params, self._tokenizer = run.params, run.tokenizer
     self._capacity = run.objective.capacity
-    allowed_V = passages.allowed_ids(run.tokenizer, end=False)
+    self._arrays = run.objective.arrays
+    allowed_V = run.tokenizer.allowed_ids(end=False)
     # One is what the text is filled with, also where none is to be shown.
     count = min(max(self._settings.candidates, 1), int(allowed_V.sum()))
     self._candidates = jax.jit(
@@ -141,7 +142,9 @@ class Masks(completion.Completer):
       self._capacity, predictions=1 << (most - 1).bit_length()
     )
     size = self.batch_size if len(group) > 1 else 1
-    return completion.rows_of([x.example for x in group], size, capacity)
+    return completion.rows_of(
+      [x.example for x in group], size, capacity, self._arrays
+    )
 
   def candidates(
     self, group: Sequence[Masked], batch: types.Batch
@@ -184,14 +187,14 @@ class Unmasking(completion.Completer):
   there: a model that was never to predict EOS does not know where text ends.
   """
 
-  def __init__(self, run: load_run.Trained):
+  def __init__(self, run: loaded.LoadedModel):
     super().__init__(run.config.generate)
     self._params, self._tokenizer = run.params, run.tokenizer
     self._capacity = run.objective.capacity
     self._run, self._masks = run, Masks(run)
     step = unmasking.make_step(
       run.model,
-      passages.allowed_ids(run.tokenizer, end=False),
+      run.tokenizer.allowed_ids(end=False),
       self._settings,
     )
     self._step = jax.jit(

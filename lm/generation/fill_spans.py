@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lm import errors, load_run, types
+from lm import errors, types
 from lm.data import tokenizer as tokenizer_lib
-from lm.evaluation import passages
 from lm.generation import completion, left_to_right, prompts
+from lm.training import loaded
 
 # What one sentinel stands for, as ids.
 Pair = tuple[int, tuple[int, ...]]
@@ -61,10 +61,10 @@ class Spans(completion.Completer):
   where its sentinel stands in the prompt.
   """
 
-  def __init__(self, run: load_run.Trained):
+  def __init__(self, run: loaded.LoadedModel):
     super().__init__(run.config.generate)
     self._tokenizer = run.tokenizer
-    allowed_V = passages.allowed_ids(run.tokenizer, end=True)
+    allowed_V = run.tokenizer.allowed_ids(end=True)
     allowed_V[tokenizer_lib.SENTINELS.start : tokenizer_lib.SENTINELS.stop] = (
       True
     )

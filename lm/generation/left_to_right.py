@@ -8,13 +8,11 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from lm import errors, load_run, types
+from lm import errors, types
 from lm.data import tokenizer as tokenizer_lib
-from lm.evaluation import passages
 from lm.generation import beam, completion, sampling
-from lm.models import base
 from lm.runtime import sharding
-from lm.training import step
+from lm.training import loaded, step
 
 # Stands for what is to be predicted, which a prompt does not know.
 UNKNOWN = np.array([tokenizer_lib.PAD], np.int32)
@@ -50,7 +48,7 @@ class Generator(completion.Completer):
 
   def __init__(
     self,
-    run: load_run.Trained,
+    run: loaded.LoadedModel,
     read: Callable[[str], types.Example],
     allowed_V: np.ndarray | None = None,
     *,
@@ -68,8 +66,9 @@ class Generator(completion.Completer):
     self._read, self._shows_prompt = read, shows_prompt
     # Nothing but the last position is read out.
     self._capacity = dataclasses.replace(run.objective.capacity, predictions=0)
+    self._arrays = run.objective.arrays
     if allowed_V is None:
-      allowed_V = passages.allowed_ids(run.tokenizer, end=True)
+      allowed_V = run.tokenizer.allowed_ids(end=True)
     settings, length = self._settings, self._capacity.tokens
     # Every process reads the ids; where the cache lives is left to XLA.
     ids = sharding.replicated(run.mesh)
@@ -129,7 +128,7 @@ class Generator(completion.Completer):
     rows = [
       _Row(self._tokenizer, most, room) for room in map(self._room, group)
     ]
-    batch = completion.rows_of(group, size, self._capacity)
+    batch = completion.rows_of(group, size, self._capacity, self._arrays)
     if self._settings.beams > 1:
       self._decode_beams(batch, rows, on_text)
     else:
@@ -160,7 +159,7 @@ class Generator(completion.Completer):
     _feed(rows, np.asarray(found.ids_BxT), on_text)
 
 
-def of_continuations(run: load_run.Trained) -> Generator:
+def of_continuations(run: loaded.LoadedModel) -> Generator:
   """Goes on from a prompt, read as the objective reads what is given."""
 
   def read(prompt: str) -> types.Example:
@@ -169,7 +168,7 @@ def of_continuations(run: load_run.Trained) -> Generator:
   return Generator(run, read, shows_prompt=not reads_pairs(run))
 
 
-def encode_beginning(run: load_run.Trained, prompt: str) -> np.ndarray:
+def encode_beginning(run: loaded.LoadedModel, prompt: str) -> np.ndarray:
   """Ids of a prompt that text goes on from.
 
   Where pairs were read as text it is a source, which stands before SEP.
@@ -178,12 +177,12 @@ def encode_beginning(run: load_run.Trained, prompt: str) -> np.ndarray:
   return np.concatenate([run.tokenizer.encode(prompt), behind])
 
 
-def reads_pairs(run: load_run.Trained) -> bool:
+def reads_pairs(run: loaded.LoadedModel) -> bool:
   """Whether its documents are pairs: what follows a prompt is a target."""
   return run.config.data.target_column is not None
 
 
-def of_targets(run: load_run.Trained) -> Generator:
+def of_targets(run: loaded.LoadedModel) -> Generator:
   """Turns a source into its target, as an objective of pairs reads it."""
 
   def read(prompt: str) -> types.Example:
@@ -212,7 +211,7 @@ def check_fits(
     )
 
 
-def _make_steps(model: base.Model, allowed_V, length: int, settings):
+def _make_steps(model: types.Model, allowed_V, length: int, settings):
   """The first draw of a batch and every later one, not yet compiled."""
 
   def draw(params, hidden_BxD, seen_BxV, seed, names_Bx2, position_B):

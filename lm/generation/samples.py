@@ -6,11 +6,12 @@ Of pairs the sources are prompts, and the targets are what should follow.
 import json
 import pathlib
 
-from lm import generate, load_run, types
+from lm import types
 from lm.data import tokenizer as tokenizer_lib
 from lm.data.text import words
-from lm.generation import diversity, prompts as prompts_lib
+from lm.generation import diversity, prompts as prompts_lib, strategies
 from lm.runtime import files, hosts
+from lm.training import loaded
 
 # Characters of a held-out document that samples continue.
 _PROMPT = 120
@@ -20,7 +21,7 @@ _MASKED, _SPAN = (1, 5), (2, 6)
 
 
 def write(
-  run: load_run.Trained, workdir: pathlib.Path
+  run: loaded.LoadedModel, workdir: pathlib.Path
 ) -> tuple[str, dict[str, float]]:
   """Generates from test documents into WORKDIR/samples.txt.
 
@@ -50,9 +51,12 @@ def write(
   if not pairs:
     return '', {}
   prompts = [prompt for prompt, _ in pairs]
-  completer = generate.WAYS[way].make(run)
+  completer = strategies.STRATEGIES[way].make(run)
   completions = completer(prompts)
-  continues, each = generate.WAYS[way].continues, completer.samples_per_prompt
+  continues, each = (
+    strategies.STRATEGIES[way].continues,
+    completer.samples_per_prompt,
+  )
   texts = [
     _show(run.config, *pairs[i // each], one.shown(), continues=continues)
     for i, one in enumerate(completions)

@@ -7,10 +7,9 @@ import jax.numpy as jnp
 
 from lm import types
 from lm.data import tokenizer
-from lm.models import base
 
 
-def last_hidden(hidden_BxLxD: jax.Array, cache: base.Cache) -> jax.Array:
+def last_hidden(hidden_BxLxD: jax.Array, cache: types.Cache) -> jax.Array:
   """Of a batch of prompts, the hidden state that predicts the next id.
 
   Returns:
@@ -21,8 +20,8 @@ def last_hidden(hidden_BxLxD: jax.Array, cache: base.Cache) -> jax.Array:
 
 
 def readout(
-  model: base.Model,
-  params: base.Params,
+  model: types.Model,
+  params: types.Params,
   hidden_BxD: jax.Array,
   seen_BxV: jax.Array,
   allowed_V: jax.Array,

@@ -16,10 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lm import types
-from lm.evaluation import passages
 from lm.generation import sampling
-from lm.models import base
-from lm.objectives import token_loss
+from lm.models import readout
 from lm.training import step as step_lib
 
 
@@ -37,8 +35,8 @@ def counts(masks: int, steps: int | None) -> np.ndarray:
 
 
 def candidates(
-  model: base.Model,
-  params: base.Params,
+  model: types.Model,
+  params: types.Params,
   batch: types.Batch,
   allowed_V: jax.Array,
   count: int,
@@ -51,7 +49,7 @@ def candidates(
   Returns:
     Probabilities among the allowed ids, falling, and the ids; [B, P, count].
   """
-  hidden_BxPxD, _, _ = token_loss.read_out(model.hidden(params, batch), batch)
+  hidden_BxPxD, _, _ = readout.read_out(model.hidden(params, batch), batch)
 
   def likeliest(chunk):
     (hidden_BxcxD,) = chunk
@@ -59,14 +57,14 @@ def candidates(
     logits_BxcxV = jnp.where(allowed_V, logits_BxcxV, -jnp.inf)
     return jax.lax.top_k(jax.nn.softmax(logits_BxcxV, axis=-1), count)
 
-  return passages.map_chunks(
+  return readout.map_chunks(
     likeliest,
     (hidden_BxPxD,),
-    passages.positions_at_a_time(len(hidden_BxPxD), len(allowed_V)),
+    readout.positions_at_a_time(len(hidden_BxPxD), len(allowed_V)),
   )
 
 
-def make_step(model: base.Model, allowed_V: jax.Array, settings):
+def make_step(model: types.Model, allowed_V: jax.Array, settings):
   """A step, not yet compiled.
 
   (params, batch, masked [B, P], count [B], seed, names [B, 2], K) ->
@@ -90,7 +88,7 @@ def make_step(model: base.Model, allowed_V: jax.Array, settings):
 
   def step(params, batch, masked_BxP, count_B, seed, names_Bx2, K):
     seen_BxV = sampling.prompt_ids(batch, len(allowed_V))
-    hidden_BxPxD, _, _ = token_loss.read_out(model.hidden(params, batch), batch)
+    hidden_BxPxD, _, _ = readout.read_out(model.hidden(params, batch), batch)
 
     def read(hidden_RxD):
       """Of as many places of each row."""
@@ -140,10 +138,10 @@ def _confidence(read, keys, hidden_BxPxD, place_BxP, V):
     p_R = jnp.max(jax.nn.softmax(logits_RxV, axis=-1), axis=-1)
     return p_R.reshape(hidden_BxcxD.shape[:2])
 
-  return passages.map_chunks(
+  return readout.map_chunks(
     of,
     (hidden_BxPxD,),
-    passages.positions_at_a_time(len(hidden_BxPxD), V),
+    readout.positions_at_a_time(len(hidden_BxPxD), V),
   )
 
 

@@ -3,9 +3,21 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
-from lm.models import base, blocks, dot_general
+from lm import types
+from lm.models import blocks, dot_general
 from lm.runtime import sharding
+
+# Parameter path -> PartitionSpec, see `types.ParameterRules`.
+SHARDING = (
+  (r'/token/embedding$', P('tensor', 'fsdp')),
+  (r'/(position|type)/embedding$', P(None, 'fsdp')),
+  (r'/transform/kernel$', P('fsdp', None)),
+  (r'/readout_kernel$', P('fsdp', 'tensor')),
+  (r'/readout_bias$', P('tensor')),
+  (r'norm/(scale|bias)$|/transform/bias$', P()),
+)
 
 
 class Embeddings(nn.Module):
@@ -83,7 +95,7 @@ class Embeddings(nn.Module):
     return logits_BxLxV + self.readout_bias.astype(cfg.dtype)
 
 
-def init(cfg: blocks.TransformerConfig, key: jax.Array) -> base.Params:
+def init(cfg: blocks.TransformerConfig, key: jax.Array) -> types.Params:
   """Parameters of `Embeddings`."""
   ids_1x1 = jnp.zeros((1, 1), jnp.int32)
 
@@ -95,7 +107,7 @@ def init(cfg: blocks.TransformerConfig, key: jax.Array) -> base.Params:
 
 def embed(
   cfg: blocks.TransformerConfig,
-  params: base.Params,
+  params: types.Params,
   tokens_BxL: jax.Array,
   position_BxL: jax.Array,
   type_BxL: jax.Array | None = None,
@@ -104,7 +116,7 @@ def embed(
 ) -> jax.Array:
   """What the first layer reads; `key` draws its dropout mask, None: no mask."""
   x_BxLxD = Embeddings(cfg).apply(
-    {'params': sharding.gathered(params, cfg.mesh)},
+    {'params': sharding.gather(params, SHARDING, 'fsdp', cfg.mesh)},
     tokens_BxL,
     position_BxL,
     type_BxL,
@@ -116,7 +128,7 @@ def embed(
 
 
 def logits(
-  cfg: blocks.TransformerConfig, params: base.Params, hidden_BxLxD: jax.Array
+  cfg: blocks.TransformerConfig, params: types.Params, hidden_BxLxD: jax.Array
 ) -> jax.Array:
   """[B, L, V]."""
   return Embeddings(cfg).apply(

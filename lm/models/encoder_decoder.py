@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 
 from lm import types
-from lm.models import base, blocks, embeddings, heads, stack
+from lm.models import blocks, embeddings, heads, readout, stack
 
 
 def make(
   encoder: blocks.TransformerConfig, decoder: blocks.TransformerConfig
-) -> base.Model:
+) -> types.Model:
   """The pure functions of two stacks, see `base.Model`.
 
   Args:
@@ -29,10 +29,13 @@ def make(
     decoder: its `cross` is set.
   """
   model = _TwoStacks(stack.Stack(encoder), stack.Stack(decoder))
-  return base.Model(
+  return types.Model(
     init=model.init,
     hidden=model.hidden,
     logits=model.logits,
+    token_log_probs=functools.partial(
+      readout.token_log_probs, model.hidden, model.logits
+    ),
     start=model.start,
     extend=model.extend,
     head=functools.partial(heads.apply, decoder),
@@ -46,7 +49,7 @@ class _TwoStacks:
   encoder: stack.Stack
   decoder: stack.Stack
 
-  def init(self, key: jax.Array) -> base.Params:
+  def init(self, key: jax.Array) -> types.Params:
     cfg = self.decoder.cfg
     keys = jax.random.split(key, 4)
     return {
@@ -61,7 +64,7 @@ class _TwoStacks:
 
   def hidden(
     self,
-    params: base.Params,
+    params: types.Params,
     batch: types.Batch,
     *,
     key: jax.Array | None = None,
@@ -82,14 +85,14 @@ class _TwoStacks:
       key=keys[3],
     )
 
-  def logits(self, params: base.Params, hidden_BxLxD: jax.Array) -> jax.Array:
+  def logits(self, params: types.Params, hidden_BxLxD: jax.Array) -> jax.Array:
     return embeddings.logits(
       self.decoder.cfg, params['trunk']['embeddings'], hidden_BxLxD
     )
 
   def start(
-    self, params: base.Params, batch: types.Batch, length: int
-  ) -> tuple[jax.Array, base.Cache]:
+    self, params: types.Params, batch: types.Batch, length: int
+  ) -> tuple[jax.Array, types.Cache]:
     encoded = self._encode(params, batch)
     x_BxLxD = self._embed(params, batch.tokens_BxL, batch.position_BxL)
     hidden_BxLxD, kept = self.decoder.start(
@@ -105,8 +108,8 @@ class _TwoStacks:
     return hidden_BxLxD, cache
 
   def extend(
-    self, params: base.Params, cache: base.Cache, tokens_BxT: jax.Array
-  ) -> tuple[jax.Array, base.Cache]:
+    self, params: types.Params, cache: types.Cache, tokens_BxT: jax.Array
+  ) -> tuple[jax.Array, types.Cache]:
     T = tokens_BxT.shape[1]
     position_BxT = cache['length'][:, None] + jnp.arange(T)[None, :]
     x_BxTxD = self._embed(params, tokens_BxT, position_BxT)

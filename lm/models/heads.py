@@ -4,7 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm.models import base, blocks
+from lm import types
+from lm.models import blocks
 
 
 class Pooler(nn.Module):
@@ -27,7 +28,7 @@ class Pooler(nn.Module):
 HEADS = {'pooler': Pooler}
 
 
-def init(cfg: blocks.TransformerConfig, key: jax.Array) -> base.Params:
+def init(cfg: blocks.TransformerConfig, key: jax.Array) -> types.Params:
   """Parameters of the heads that `cfg.heads` names."""
   x_1x1xD = jnp.zeros((1, 1, cfg.D), cfg.dtype)
   return {
@@ -41,7 +42,7 @@ def init(cfg: blocks.TransformerConfig, key: jax.Array) -> base.Params:
 def apply(
   cfg: blocks.TransformerConfig,
   name: str,
-  params: base.Params,
+  params: types.Params,
   hidden_BxLxD: jax.Array,
 ) -> jax.Array:
   """What the head makes of hidden states."""

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from lm import types
-from lm.models import attention as attention_lib, base, blocks, relative_bias
+from lm.models import attention as attention_lib, blocks, relative_bias
 
 REMATS = {
   'none': None,
@@ -52,7 +52,7 @@ class Stack:
 
   cfg: blocks.TransformerConfig
 
-  def init(self, key: jax.Array) -> base.Params:
+  def init(self, key: jax.Array) -> types.Params:
     """Parameters."""
     cfg = self.cfg
     x_1x1xD = jnp.zeros((1, 1, cfg.D), cfg.dtype)
@@ -77,7 +77,7 @@ class Stack:
 
   def run(
     self,
-    params: base.Params,
+    params: types.Params,
     x_BxLxD: jax.Array,
     rows: Side,
     encoded: Encoded | None = None,
@@ -105,7 +105,7 @@ class Stack:
 
   def start(
     self,
-    params: base.Params,
+    params: types.Params,
     x_BxLxD: jax.Array,
     rows: Side,
     length: int,
@@ -136,7 +136,7 @@ class Stack:
 
   def extend(
     self,
-    params: base.Params,
+    params: types.Params,
     x_BxTxD: jax.Array,
     position_BxT: jax.Array,
     past: Sequence[Any],

@@ -1,106 +1,285 @@
-"""Transformers of one stack: decoders and encoders, by who sees whom.
+"""The Transformer family: its shape, rules and costs, for all architectures.
 
 GPT-2 (Radford et al. 2019) is learned positions, LayerNorm, GELU, biases and a
 tied readout; Llama (Touvron et al. 2023) is rotary positions, RMSNorm, SwiGLU,
-grouped queries and no bias; BERT (Devlin et al. 2019) is GPT-2's, but with
+grouped queries and no bias; BERT (Devlin et al. 2019) is GPT-2's shape with
 norms behind the branches and on the embeddings, types, and a readout that
-transforms.
+transforms; T5 (Raffel et al. 2020) see `encoder_decoder.py`.
 """
 
 import dataclasses
-import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
-from lm import types
-from lm.models import base, blocks, embeddings, heads, stack
+from lm import errors, types
+from lm.models import (
+  attention as attention_lib,
+  attention_kernels,
+  blocks,
+  embeddings,
+  encoder_decoder,
+  one_stack,
+)
+from lm.runtime import sharding
+
+ARCHITECTURES = ('decoder', 'encoder', 'encoder_decoder')
+
+# Layers are stacked: their leading axis N is not split.
+_RULES = types.ParameterRules(
+  sharding=(
+    (r'/(query|key|value)/kernel$', P(None, 'fsdp', 'tensor', None)),
+    (r'/(query|key|value)/bias$', P(None, 'tensor', None)),
+    (r'attention/out/kernel$', P(None, 'tensor', None, 'fsdp')),
+    (r'/mlp/(gate|up)/kernel$', P(None, 'fsdp', 'tensor')),
+    (r'/mlp/(gate|up)/bias$', P(None, 'tensor')),
+    (r'/mlp/down/kernel$', P(None, 'tensor', 'fsdp')),
+    (r'/relative/embedding$', P(None, 'tensor')),
+    (r'/pooler/dense/kernel$', P('fsdp', None)),
+    (r'/(out|down|dense)/bias$', P()),
+    *embeddings.SHARDING,
+  ),
+  # To matrices, not to norms, biases, and tables of positions and types.
+  decay=(
+    (r'norm/|bias$|/(position|type|relative)/', False),
+    (r'/(kernel|embedding|readout_kernel)$', True),
+  ),
+  matrices=(
+    (r'/layers/.*(norm/|/bias$)', (1, 0)),
+    (r'/(query|key|value)/kernel$', (1, 1)),
+    (r'attention/out/kernel$', (1, 2)),
+    (r'/mlp/(gate|up|down)/kernel$', (1, 1)),
+    (r'/embedding$|/readout_kernel$', (0, 1)),
+    (r'/(transform|dense)/kernel$', (0, 1)),
+    (r'norm/|bias$', (0, 0)),
+  ),
+  muon=(
+    (r'norm/|bias$|/embedding$|/readout_kernel$', 'adamw'),
+    (r'/kernel$', 'muon'),
+  ),
+)
+
+# Fields whose values the mesh divides -> the axis that does.
+_SPLITS = {
+  'data.vocab_size': 'tensor',
+  'model.num_heads': 'tensor',
+  'model.num_kv_heads': 'tensor',
+  'model.mlp_width': 'tensor',
+  'model.width': 'fsdp',
+}
 
 
-def make(cfg: blocks.TransformerConfig) -> base.Model:
-  """The pure functions of one stack, see `base.Model`."""
-  model = _OneStack(cfg)
-  return base.Model(
-    init=model.init,
-    hidden=model.hidden,
-    logits=model.logits,
-    start=model.start,
-    extend=model.extend,
-    head=functools.partial(heads.apply, cfg),
+def make(
+  config, objective: types.Objective, mesh: jax.sharding.Mesh | None
+) -> types.Model:
+  """See `types.Family`."""
+  device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+  chosen = choose_attention(config, objective, device)
+  if mesh is None and set(chosen.values()) & set(attention_kernels.KERNELS):
+    mesh = sharding.make_mesh(config)
+  cfg = _shape(config, mesh)
+  stacks = {
+    side: dataclasses.replace(
+      cfg, attention=attention, implementation=chosen[side]
+    )
+    for side, (attention, _) in _sides(config, objective).items()
+  }
+  if config.model.architecture != 'encoder_decoder':
+    return one_stack.make(*stacks.values())
+  return encoder_decoder.make(
+    dataclasses.replace(stacks['encoder'], N=config.model.num_encoder_layers),
+    dataclasses.replace(stacks['decoder'], cross=True),
   )
 
 
-@dataclasses.dataclass(frozen=True)
-class _OneStack:
-  """Embeddings and a stack; parameters are always given."""
+def choose_attention(
+  config, objective: types.Objective, device: jax.Device
+) -> dict[str, str]:
+  """What computes attention on devices like `device`, see `attention.choose`.
 
-  cfg: blocks.TransformerConfig
+  Returns:
+    The implementation of each stack, by `encoder` and `decoder`.
 
-  @property
-  def _stack(self) -> stack.Stack:
-    return stack.Stack(self.cfg)
-
-  def init(self, key: jax.Array) -> base.Params:
-    cfg = self.cfg
-    key_embeddings, key_stack, key_heads = jax.random.split(key, 3)
-    trunk = {
-      'embeddings': embeddings.init(cfg, key_embeddings),
-      **self._stack.init(key_stack),
-    }
-    return {
-      'trunk': trunk,
-      'heads': heads.init(cfg, key_heads),
-      'networks': {},
-    }
-
-  def hidden(
-    self,
-    params: base.Params,
-    batch: types.Batch,
-    *,
-    key: jax.Array | None = None,
-    train: bool = False,
-  ) -> jax.Array:
-    if not train or self.cfg.dropout == 0:
-      key = None
-    trunk = params['trunk']
-    x_BxLxD = self._embed(
-      trunk,
-      batch.tokens_BxL,
-      batch.position_BxL,
-      batch.type_BxL,
-      # Layers fold in 0, ..., N - 1.
-      key=None if key is None else jax.random.fold_in(key, self.cfg.N),
+  Raises:
+    UserError: `model.attention` cannot run there.
+  """
+  model = config.model
+  capability = getattr(device, 'compute_capability', '')
+  numeric = capability.replace('.', '', 1).isdecimal()
+  return {
+    side: attention_lib.choose(
+      model.attention,
+      attention_kernels.Case(
+        platform=device.platform,
+        # AMD's are names, gfx90a.
+        compute_capability=float(capability) if numeric else 0.0,
+        attention=attention,
+        L=length,
+        K=model.head_size,
+        dtype=model.dtype,
+        one_segment=config.data.cross_document_attention,
+        bias=model.position == 'relative',
+      ),
     )
-    return self._stack.run(trunk, x_BxLxD, stack.side(batch), key=key)
+    for side, (attention, length) in _sides(config, objective).items()
+  }
 
-  def logits(self, params: base.Params, hidden_BxLxD: jax.Array) -> jax.Array:
-    trunk = params['trunk']
-    return embeddings.logits(self.cfg, trunk['embeddings'], hidden_BxLxD)
 
-  def start(
-    self, params: base.Params, batch: types.Batch, length: int
-  ) -> tuple[jax.Array, base.Cache]:
-    trunk = params['trunk']
-    x_BxLxD = self._embed(
-      trunk, batch.tokens_BxL, batch.position_BxL, batch.type_BxL
+def check(config):
+  """Raises UserError unless the fields of `model` fit together."""
+  model = config.model
+  sides = model.architecture == 'encoder_decoder'
+  if sides != (model.num_encoder_layers > 0):
+    raise errors.UserError(
+      f'model.num_encoder_layers={model.num_encoder_layers} does not fit '
+      f"model.architecture='{model.architecture}'; leave it out"
     )
-    hidden_BxLxD, kept = self._stack.start(
-      trunk, x_BxLxD, stack.side(batch), length
+  if sides and model.token_types:
+    raise errors.UserError(
+      f'model.token_types={model.token_types} is for one stack, not for '
+      "model.architecture='encoder_decoder'; leave it out"
     )
-    length_B = jnp.sum(batch.segment_BxL != 0, axis=1, dtype=jnp.int32)
-    return hidden_BxLxD, {'length': length_B, 'layers': kept}
-
-  def extend(
-    self, params: base.Params, cache: base.Cache, tokens_BxT: jax.Array
-  ) -> tuple[jax.Array, base.Cache]:
-    trunk, T = params['trunk'], tokens_BxT.shape[1]
-    position_BxT = cache['length'][:, None] + jnp.arange(T)[None, :]
-    x_BxTxD = self._embed(trunk, tokens_BxT, position_BxT)
-    hidden_BxTxD, kept = self._stack.extend(
-      trunk, x_BxTxD, position_BxT, cache['layers']
+  if model.num_heads % model.num_kv_heads:
+    raise errors.UserError(
+      f'model.num_heads={model.num_heads} is not divisible by '
+      f'model.num_kv_heads={model.num_kv_heads}, so query heads cannot share '
+      'keys evenly; change one'
     )
-    return hidden_BxTxD, {'length': cache['length'] + T, 'layers': kept}
+  if model.position == 'rotary' and model.head_size % 2:
+    raise errors.UserError(
+      f"model.position='rotary' turns pairs, but model.head_size="
+      f'{model.head_size} is odd; change it, or model.num_heads'
+    )
+  if model.scale_readout and not model.tie_embeddings:
+    raise errors.UserError(
+      'model.scale_readout=True undoes the size of tied embeddings, but '
+      'model.tie_embeddings=False; change one'
+    )
 
-  def _embed(self, trunk, *sides, key=None):
-    return embeddings.embed(self.cfg, trunk['embeddings'], *sides, key=key)
+
+def flops(
+  config, objective: types.Objective, convention: str
+) -> dict[str, int]:
+  """FLOPs of a row's forward pass, by part.
+
+  One stack of width 4, 2 heads of 2, 1 key-value head, gated MLP of 8, 1 layer,
+  vocabulary 10, length 3
+  projections  2 x 3 x 4 x (4 + 2 x 2 + 4) = 288
+  attention    2 x 2 x 4 x 9 pairs         = 144
+  mlp          2 x 3 x 4 x 8 x 3           = 576
+  readout      2 x 3 x 4 x 10              = 240
+
+  With an encoder of 1 layer and length 5 besides
+  projections  + 2 x 5 x 4 x 12                  encoder        = 480
+               + 2 x 4 x (3 x (4 + 4) + 5 x 2 x 2)   cross      = 352
+  attention    + 2 x 2 x 4 x (25 pairs + 15 across)             = 640
+  mlp          + 2 x 5 x 4 x 8 x 3               encoder        = 960
+
+  Args:
+    convention: see `training/flops.py`.
+  """
+  model, capacity = config.model, objective.capacity
+  width = model.width
+  queries = model.num_heads * model.head_size
+  keys = 2 * model.num_kv_heads * model.head_size
+  gated = blocks.ACTIVATIONS[model.activation][1]
+  mlp = model.mlp_width * (3 if gated else 2)
+  # Positions of all layers together.
+  decoder = model.num_layers * capacity.tokens
+  encoder = model.num_encoder_layers * capacity.encoder_tokens
+  cross = model.num_layers * capacity.encoder_tokens
+  pairs = model.num_encoder_layers * capacity.encoder_tokens**2
+  pairs += model.num_layers * (
+    _self_pairs(objective, convention)
+    + capacity.tokens * capacity.encoder_tokens
+  )
+  projected = (decoder + encoder) * (2 * queries + keys)
+  if capacity.encoder_tokens:
+    projected += decoder * 2 * queries + cross * keys
+  positions = capacity.tokens
+  if convention == 'computed':
+    positions = capacity.predictions or positions
+  readout = config.data.vocab_size
+  readout += width if model.readout == 'transform' else 0
+  return {
+    'projections': 2 * width * projected,
+    'attention': 2 * 2 * queries * pairs,  # scores, and weights times values
+    'mlp': 2 * width * (decoder + encoder) * mlp,
+    'readout': 2 * width * positions * readout,
+  }
+
+
+def _self_pairs(objective: types.Objective, convention: str) -> int:
+  """Pairs of a query and a key in each layer of the decoder, or only stack."""
+  tokens = objective.capacity.tokens
+  if convention == 'square':
+    return tokens**2
+  if objective.attention not in attention_lib.ATTENTIONS:
+    raise ValueError(f'unknown attention {objective.attention!r}')
+  if objective.attention != 'causal':
+    return tokens**2
+  edges = attention_lib.query_blocks(tokens)
+  return sum((end - start) * end for start, end in edges)
+
+
+def _shape(config, mesh: jax.sharding.Mesh | None) -> blocks.TransformerConfig:
+  """What all stacks of a model share; the rest differs by side."""
+  model: Any = config.model
+  return blocks.TransformerConfig(
+    V=config.data.vocab_size,
+    L=config.data.sequence_length,
+    N=model.num_layers,
+    D=model.width,
+    H=model.num_heads,
+    G=model.num_kv_heads,
+    K=model.head_size,
+    F=model.mlp_width,
+    activation=model.activation,
+    position=model.position,
+    token_types=model.token_types,
+    norm=model.norm,
+    norm_epsilon=model.norm_epsilon,
+    norm_placement=model.norm_placement,
+    embedding_norm=model.embedding_norm,
+    rotary_base=model.rotary_base,
+    scale_attention=model.scale_attention,
+    bias=model.bias,
+    tie_embeddings=model.tie_embeddings,
+    scale_embeddings=model.scale_embeddings,
+    readout=model.readout,
+    scale_readout=model.scale_readout,
+    heads=tuple(model.heads),
+    dropout=model.dropout,
+    dtype=jnp.dtype(model.dtype),
+    scan_layers=model.scan_layers,
+    remat=model.remat,
+    attention='',
+    implementation='',
+    mesh=mesh,
+  )
+
+
+def _sides(config, objective: types.Objective) -> dict[str, tuple[str, int]]:
+  """Each stack's attention to itself and the length of its rows."""
+  attention, capacity = objective.attention, objective.capacity
+  architecture = config.model.architecture
+  if architecture != 'encoder_decoder':
+    return {architecture: (attention, capacity.tokens)}
+  return {
+    'encoder': ('bidirectional', capacity.encoder_tokens),
+    'decoder': (attention, capacity.tokens),
+  }
+
+
+FAMILY = types.Family(
+  make=make,
+  architectures=ARCHITECTURES,
+  attention=attention_lib.ATTENTIONS,
+  flops=flops,
+  rules=_RULES,
+  check=check,
+  check_devices=choose_attention,
+  splits=_SPLITS,
+)

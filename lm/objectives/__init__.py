@@ -1,51 +1,60 @@
 """Training objectives, by name."""
 
+import dataclasses
+
+from lm import errors, types
 from lm.data import tokenizer as tokenizer_lib
 from lm.objectives import (
-  base,
   causal,
+  deshuffle,
   diffusion,
   masked,
   mixture,
   prefix,
   span,
   supervised,
+  token_loss,
 )
 
-OBJECTIVES = {
-  'causal': causal.make,
-  'prefix': prefix.make,
-  'masked': masked.make,
-  'diffusion': diffusion.make,
-  'span': span.make,
-  'mixture': mixture.make,
-  'sequence': supervised.make,
+OBJECTIVES: dict[str, types.ObjectiveSpec] = {
+  'causal': causal.SPEC,
+  'prefix': prefix.SPEC,
+  'masked': masked.SPEC,
+  'diffusion': diffusion.SPEC,
+  'span': span.SPEC,
+  'deshuffle': deshuffle.SPEC,
+  'mixture': mixture.SPEC,
+  'supervised': supervised.SPEC,
 }
 
-# Objective -> the architectures that it can train; the first is the default.
-ARCHITECTURES = {
-  'causal': ('decoder',),
-  'prefix': ('decoder', 'encoder_decoder'),
-  'masked': ('encoder',),
-  'diffusion': ('encoder',),
-  'span': ('encoder_decoder', 'decoder'),
-  'mixture': ('encoder_decoder', 'decoder'),
-  'sequence': ('encoder_decoder', 'decoder'),
-}
 
-# Those that are trained on pairs, and on nothing else.
-OF_PAIRS = ('sequence',)
-# Those that are not: their spans would take in what separates a pair.
-OF_TEXT = ('span', 'mixture')
+def spec(config) -> types.ObjectiveSpec:
+  """What is known beforehand of the objective that `objective.name` names."""
+  return OBJECTIVES[config.objective.name]
 
 
 def make(
   config, tokenizer: tokenizer_lib.Tokenizer | None = None
-) -> base.Objective:
+) -> types.Objective:
   """The objective that `objective.name` of a resolved config names.
 
   Args:
     tokenizer: what made the ids; without one every id below `data.vocab_size`
       that is not special counts as a piece of text.
+
+  Raises:
+    UserError: rows are too short for a token, or so long that what marks noise
+      runs out.
   """
-  return OBJECTIVES[config.objective.name](config, tokenizer)
+  name, length = config.objective.name, config.data.sequence_length
+  made = spec(config).make(config, tokenizer)
+  if not made.raw_length:
+    raise errors.UserError(
+      f'data.sequence_length={length} has no room for a token as '
+      f'objective.name={name!r} writes it; give at least '
+      f'{made.upper_bound(1).positions}'
+    )
+  made.check_length(made.raw_length)
+  if made.loss is None:
+    made = token_loss.fill_in(made, config, name)
+  return dataclasses.replace(made, pairs=spec(config).data == 'pairs')

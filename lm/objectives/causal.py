@@ -5,23 +5,21 @@ from collections.abc import Sequence
 import numpy as np
 
 from lm import types
-from lm.objectives import base, layout, token_loss
+from lm.objectives import layout
 
 _NOTHING = np.zeros(0, np.int32)
 
 
-def make(config, tokenizer=None) -> base.Objective:
+def make(config, tokenizer=None) -> types.Objective:
   """The objective for rows of `data.sequence_length` positions."""
   del tokenizer
   length = config.data.sequence_length
-  return base.Objective(
+  return types.Objective(
     raw_length=length,
     capacity=types.Size(tokens=length),
     sizes=lambda n, rng: [types.Size(tokens=n)],
     corrupt=corrupt,
-    most=lambda n: types.Size(tokens=n),
-    loss=token_loss.make(config, 'causal'),
-    coefficients=token_loss.coefficients(config, 'causal'),
+    upper_bound=lambda n: types.Size(tokens=n),
     attention='causal',
     scorer='exact',
     continuation=layout.causal_decoder,
@@ -30,7 +28,7 @@ def make(config, tokenizer=None) -> base.Objective:
 
 
 def corrupt(
-  record: base.Record, rng: np.random.Generator
+  record: types.Record, rng: np.random.Generator
 ) -> Sequence[types.Example]:
   """Shifts a chunk right by one behind BOS; every token of it is a target.
 
@@ -42,3 +40,8 @@ def corrupt(
   """
   del rng
   return [layout.causal_decoder(_NOTHING, record.ids_L)]
+
+
+SPEC = types.ObjectiveSpec(
+  make=make, architectures=('decoder',), attention=('causal',)
+)

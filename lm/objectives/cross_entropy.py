@@ -14,8 +14,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-# Name of a loss term -> (sum, weight), two float32 scalars.
-Terms = dict[str, tuple[jax.Array, jax.Array]]
+from lm import types
 
 
 def _smoothing(log_z, target_logit, mean_logit):
@@ -139,7 +138,7 @@ def token_cross_entropy(
   normalizer: jax.Array | None = None,
   chunk: int = 0,
   factors: Mapping[str, float] | None = None,
-) -> Terms:
+) -> types.Terms:
   """Weighted sums over the tokens: the cross-entropy in nats, and the extras.
 
   With `chunk` positions at a time only that slice of the logits exists. Its

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from lm import types
-from lm.objectives import base, masking, token_loss
+from lm.objectives import masking, token_loss
 
 Estimator = Callable[
   [int, int, np.random.Generator, float], tuple[np.ndarray, float]
@@ -30,11 +30,11 @@ Estimator = Callable[
 _GOLDEN = (5**0.5 - 1) / 2
 
 
-def make(config, tokenizer=None) -> base.Objective:
+def make(config, tokenizer=None) -> types.Objective:
   """The objective; `objective.diffusion` says how the share is drawn."""
   del tokenizer
   cfg, length = config.objective.diffusion, config.data.sequence_length
-  return base.Objective(
+  return types.Objective(
     raw_length=length - 1,  # BOS
     capacity=types.Size(tokens=length),
     sizes=lambda n, rng: [types.Size(tokens=n + 1, predictions=n)],
@@ -50,7 +50,7 @@ def make(config, tokenizer=None) -> base.Objective:
 
 
 def corrupt(
-  record: base.Record,
+  record: types.Record,
   rng: np.random.Generator,
   *,
   estimator: Estimator,
@@ -137,3 +137,11 @@ def noised(
   """
   ids_L = np.concatenate([context, scored])
   return masking.example(ids_L, len(context) + np.flatnonzero(masked))
+
+
+SPEC = types.ObjectiveSpec(
+  make=make,
+  architectures=('encoder',),
+  attention=('bidirectional',),
+  reads=('evaluate.bound_samples',),
+)

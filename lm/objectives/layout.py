@@ -1,11 +1,12 @@
 """From inputs and targets to an Example, for each architecture.
 
-Objectives that are told as a pair, inputs -> targets, differ in the pair alone;
-what a decoder or an encoder-decoder reads is made of it here and nowhere else.
+Objectives that are defined by pairs, inputs -> targets, differ in the pair
+alone: `objective` makes them of it, and what a decoder or an encoder-decoder
+reads of a pair is decided here and nowhere else.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -21,8 +22,8 @@ class Layout:
   """How pairs lie in rows.
 
   example(inputs, targets): their Example; every target has the weight 1.
-  size(inputs, targets): what it takes, from their numbers of tokens.
-  attention: what `order` of every Example amounts to.
+  size(inputs, targets): its size, from their numbers of tokens.
+  attention: see `types.Objective`.
   sides: whether the inputs have a side of their own.
   """
 
@@ -41,6 +42,76 @@ def make(config) -> Layout:
   if config.objective.inputs == 'causal':
     return Layout(causal_decoder, _decoder_size, 'causal', sides=False)
   return Layout(decoder, _decoder_size, attention='prefix', sides=False)
+
+
+def objective(
+  config,
+  *,
+  pair: Callable[
+    [types.Record, np.random.Generator], tuple[np.ndarray, np.ndarray]
+  ],
+  lengths: Callable[..., Sequence[tuple[int, int]]],
+  longest: Callable[[int], Sequence[tuple[int, int]]] | None = None,
+  capacity: tuple[int, types.Size] | None = None,
+  **options,
+) -> types.Objective:
+  """An objective that is defined by its pairs.
+
+  Args:
+    pair(record, rng): inputs and targets, in numpy; the targets are predicted
+      from left to right, given all of the inputs.
+    lengths(n, rng): numbers of tokens (inputs, targets) that the pair of a
+      chunk of n tokens can have: several where its end decides. Makes the same
+      first draws as `pair`.
+    longest(n): such numbers for any draw. None: `lengths` draws nothing.
+    capacity: the longest chunk, and a row's positions. None: the longest of
+      which all pairs fit `data.sequence_length`, found by `longest`.
+    options: other fields of `types.Objective`.
+  """
+  layout = make(config)
+  longest = longest or (lambda n: lengths(n, None))
+
+  def upper_bound(n: int) -> types.Size:
+    return widest(layout.size(*found) for found in longest(n))
+
+  raw_length, capacity = capacity or fit(
+    upper_bound, config.data.sequence_length, sides=layout.sides
+  )
+  return types.Objective(
+    raw_length=raw_length,
+    capacity=capacity,
+    sizes=lambda n, rng: [widest(layout.size(*x) for x in lengths(n, rng))],
+    corrupt=lambda record, rng: [layout.example(*pair(record, rng))],
+    attention=layout.attention,
+    **{'upper_bound': upper_bound, **options},
+  )
+
+
+def fit(
+  upper_bound: Callable[[int], types.Size], length: int, *, sides: bool
+) -> tuple[int, types.Size]:
+  """The longest chunk of which both sides fit a row, and a row's positions.
+
+  It is 0 where not even one token fits.
+
+  Args:
+    length: positions of a row, both sides together.
+  """
+  raw, capacity = 0, types.Size(tokens=0)
+  while (wider := widest([capacity, upper_bound(raw + 1)])).positions <= length:
+    raw, capacity = raw + 1, wider
+  if sides:
+    # What is left, as a chunk more would take both sides, goes to the targets.
+    left = length - capacity.encoder_tokens
+    return raw, types.Size(left, capacity.encoder_tokens)
+  predictions_ = predictions(capacity.predictions, length)
+  return raw, types.Size(tokens=length, predictions=predictions_)
+
+
+def widest(sizes: Iterable[types.Size]) -> types.Size:
+  """The least size that no part of these exceeds."""
+  columns = zip(*map(dataclasses.astuple, sizes), strict=True)
+  return types.Size(*map(max, columns))
 
 
 def decoder(inputs: np.ndarray, targets: np.ndarray) -> types.Example:
@@ -111,10 +182,12 @@ def encoder_decoder(inputs: np.ndarray, targets: np.ndarray) -> types.Example:
   )
 
 
-def lead(example: types.Example, token: int, *, causal: bool) -> types.Example:
+def prepend(
+  example: types.Example, token: int, *, causal: bool
+) -> types.Example:
   """An example with one token more, at the front of its inputs.
 
-  inputs [10 11], targets [12 13 EOS] on a decoder, led by S
+  inputs [10 11], targets [12 13 EOS] on a decoder, behind S
   tokens   [BOS S 10 11 12  13]
   targets  [  S 10 11 12 13 EOS]
   weights  [  0  0  0  1  1   1]
@@ -151,16 +224,17 @@ def _encoder_decoder_size(inputs: int, targets: int) -> types.Size:
   )
 
 
-def predictions(most: int, positions: int) -> int:
-  """What a row reads out, a `types.Size.predictions`.
+def predictions(predicted: int, positions: int) -> int:
+  """Positions that a row reads out, a `types.Size.predictions`.
 
   Args:
-    most: tokens that a full row predicts.
-    positions: of the side that predicts.
+    predicted: tokens that a full row predicts.
+    positions: positions of the side that predicts.
 
   Returns:
-    0, all, unless it is less than half; else `most` with some room, since a row
-    of several examples rounds more than once, in multiples of 8.
+    0, which stands for all, unless fewer than half are read out; else
+    `predicted` with a reserve, since a row of several examples rounds more than
+    once, in multiples of 8.
   """
-  room = -(-(most + positions // 64) // 8) * 8
-  return room if 2 * room < positions else 0
+  read = -(-(predicted + positions // 64) // 8) * 8
+  return read if 2 * read < positions else 0

@@ -14,7 +14,7 @@ import numpy as np
 
 from lm import errors, types
 from lm.data import tokenizer as tokenizer_lib
-from lm.objectives import base, layout, masking, token_loss
+from lm.objectives import layout, masking
 
 # P(length) = p (1 - p)^(length - 1), cut off behind the longest. The paper says
 # that lengths are clipped there; its mean of 3.8 words is that of lengths cut
@@ -26,11 +26,11 @@ Unit = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
 
 def make(
   config, tokenizer: tokenizer_lib.Tokenizer | None = None
-) -> base.Objective:
+) -> types.Objective:
   """The objective; `objective.masked` says how many are chosen, and how."""
   cfg, length = config.objective.masked, config.data.sequence_length
   raw_length = length - 1  # BOS
-  return base.Objective(
+  return types.Objective(
     raw_length=raw_length,
     capacity=types.Size(
       tokens=length,
@@ -45,12 +45,10 @@ def make(
       random_share=cfg.random_share,
       pieces=len(tokenizer.pieces) if tokenizer else config.data.vocab_size,
     ),
-    loss=token_loss.make(config, 'masked'),
-    coefficients=token_loss.coefficients(config, 'masked'),
     attention='bidirectional',
     scorer='left_to_right',
     continuation=continuation,
-    continued=1,
+    scored_at_once=1,
     generates=('masks',),
   )
 
@@ -76,7 +74,7 @@ def count(maskable: int, rate: float) -> int:
 
 
 def corrupt(
-  record: base.Record,
+  record: types.Record,
   rng: np.random.Generator,
   *,
   rate: float,
@@ -239,3 +237,11 @@ def _sizes(n, rng, *, rate) -> Sequence[types.Size]:
   # No less than what is chosen: EOS may be among the n, and words fit in.
   del rng
   return [types.Size(tokens=n + 1, predictions=count(n, rate))]
+
+
+SPEC = types.ObjectiveSpec(
+  make=make,
+  architectures=('encoder',),
+  attention=('bidirectional',),
+  check=check,
+)

@@ -7,27 +7,23 @@ front of what it reads; else its examples are what they are without a mixture.
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lm import errors, objectives, types
-from lm.models import base as models_base
+from lm.models import readout
 from lm.objectives import (
-  base,
   cross_entropy,
   layout,
   mixture_components,
-  span,
-  token_loss,
 )
 
 WEIGHTINGS = ('tokens', 'terms')
 
 
-# Objectives that can be components, for messages.
-_MIXABLE = 'causal, prefix or span'
 # Of either side of an encoder-decoder, what one of several components' examples
 # may take. Some fill the encoder and some the decoder: with shorter chunks one
 # of each fits a row, which has half as much padding.
@@ -38,57 +34,49 @@ _DRAWS = 64
 
 
 def check(config):
-  """Raises UserError unless the components can be trained together."""
+  """Raises UserError unless each component can be part of this mixture."""
   for number, component in enumerate(mixture_components.read(config)):
-    name = component.objective
-    allowed = objectives.ARCHITECTURES[name]
-    if not set(allowed) & set(objectives.ARCHITECTURES['mixture']):
+    name, spec = component.objective, objectives.OBJECTIVES[component.objective]
+    allowed = ' or '.join(map(repr, spec.architectures))
+    if not _shared_architectures(spec):
       raise mixture_components.mistake(
         number,
-        f"objective '{name}' trains model.architecture={_either(allowed)}, on "
-        f'which there are no mixtures; train it alone, and mix {_MIXABLE}',
+        f"objective '{name}' trains model.architecture={allowed}, on which "
+        f'there are no mixtures; train it alone, and mix {_mixable()}',
       )
-    if config.model.architecture not in allowed:
+    if config.model.architecture not in spec.architectures:
       raise mixture_components.mistake(
         number,
-        f"objective '{name}' trains model.architecture={_either(allowed)}, not "
+        f"objective '{name}' trains model.architecture={allowed}, not "
         f"'{config.model.architecture}'; change one",
       )
-    objective = objectives.OBJECTIVES[name](component.config(config), None)
-    if objective.pairs:
+    if spec.data == 'pairs':
       raise mixture_components.mistake(
         number,
         f"objective '{name}' is trained on pairs, and mixtures on text; train "
-        f'it alone, and mix {_MIXABLE}',
+        f'it alone, and mix {_mixable()}',
       )
-    if objective.most is None or not token_loss.pools(objective.loss):
-      raise mixture_components.mistake(
-        number,
-        f"objective '{name}' has a loss of its own, which cannot be pooled "
-        f'with others; train it alone, and mix {_MIXABLE}',
-      )
-  found = zip(
-    mixture_components.read(config), _parts(config, None)[0], strict=True
-  )
-  for number, (component, part) in enumerate(found):
-    if not part.raw_length:
-      raise errors.UserError(
-        f'data.sequence_length={config.data.sequence_length} has no room for a '
-        f'token of objective.mixture.components[{number}]; raise it'
-      )
-    if component.objective == 'span':
-      cfg = component.config(config).objective.span
-      try:
-        span.check_sentinels(cfg, part.raw_length, config.data.sequence_length)
-      except errors.UserError as error:
-        raise mixture_components.mistake(number, str(error)) from None
+    try:
+      spec.check(component.config(config))
+    except errors.UserError as error:
+      raise mixture_components.mistake(number, str(error)) from None
 
 
-def _either(names: Sequence[str]) -> str:
-  return ' or '.join(map(repr, names))
+def _shared_architectures(spec: types.ObjectiveSpec) -> set[str]:
+  return set(spec.architectures) & set(SPEC.architectures)
 
 
-def make(config, tokenizer=None) -> base.Objective:
+def _mixable() -> str:
+  """Names of objectives that can be components, for messages."""
+  *names, last = [
+    name
+    for name, spec in objectives.OBJECTIVES.items()
+    if spec is not SPEC and spec.data != 'pairs' and _shared_architectures(spec)
+  ]
+  return f'{", ".join(names)} or {last}'
+
+
+def make(config, tokenizer=None) -> types.Objective:
   """The objective; `objective.mixture` has the components and the weighting.
 
   A chunk longer than its component's own raw length is cut into consecutive
@@ -100,20 +88,19 @@ def make(config, tokenizer=None) -> base.Objective:
   draw = functools.partial(_pieces, parts=parts, edges=edges)
   causal = {part.objective.attention for part in parts} == {'causal'}
   scored, scorer = _scored(parts)
-  loss, coefficients = _loss(config, parts)
   kinds = {kind for part in parts for kind in part.objective.generates}
   fillings = [part.filling for part in parts if part.objective.filling]
-  return base.Objective(
+  return types.Objective(
     raw_length=max(part.raw_length for part in parts),
     capacity=capacity,
     sizes=functools.partial(_sizes, draw=draw),
     corrupt=functools.partial(_corrupt, draw=draw),
-    loss=loss,
-    coefficients=coefficients,
+    **_loss(config, parts),
     attention='causal' if causal else 'prefix',
+    arrays=('component',),
     scorer=scorer,
     continuation=scored and scored.continuation,
-    continued=scored and scored.objective.continued,
+    scored_at_once=scored and scored.objective.scored_at_once,
     filling=fillings[0] if fillings else None,
     generates=tuple(k for k in ('continuation', 'spans') if k in kinds),
   )
@@ -130,7 +117,7 @@ class _Part:
   share: float
   name: str
   mode: int | None
-  objective: base.Objective
+  objective: types.Objective
   causal: bool
   raw_length: int = 0
 
@@ -146,12 +133,13 @@ class _Part:
   def example(self, example: types.Example) -> types.Example:
     """An example with the mode in front of it."""
     if self.mode is not None:
-      example = layout.lead(example, self.mode, causal=self.causal)
-    return dataclasses.replace(example, component=self.index)
+      example = layout.prepend(example, self.mode, causal=self.causal)
+    component_L = np.full(len(example.tokens_L), self.index, np.int32)
+    return dataclasses.replace(example, component_L=component_L)
 
-  def most(self, n: int) -> types.Size:
-    """What a chunk of n tokens takes at most, mode included."""
-    return self.size(self.objective.most(n))
+  def upper_bound(self, n: int) -> types.Size:
+    """See `types.Objective`; the mode is included."""
+    return self.size(self.objective.upper_bound(n))
 
   def continuation(
     self, context: np.ndarray, scored: np.ndarray
@@ -163,10 +151,14 @@ class _Part:
 
 
 def _parts(config, tokenizer) -> tuple[list[_Part], types.Size]:
-  """The components, each with its raw length, and a row's room."""
+  """The components, each with its raw length, and a row's capacity.
+
+  Raises:
+    UserError: a component cannot be pooled, or has no space in a row.
+  """
   found = mixture_components.read(config)
   made = [
-    objectives.OBJECTIVES[c.objective](c.config(config), tokenizer)
+    objectives.OBJECTIVES[c.objective].make(c.config(config), tokenizer)
     for c in found
   ]
   causal = {objective.attention for objective in made} == {'causal'}
@@ -176,32 +168,57 @@ def _parts(config, tokenizer) -> tuple[list[_Part], types.Size]:
       zip(found, mixture_components.names(found), made, strict=True)
     )
   ]
-  room = _room(drafts, config.data.sequence_length)
+  for draft, component in zip(drafts, found, strict=True):
+    _check_pools(draft, component.objective)
+  capacity = _capacity(drafts, config.data.sequence_length)
   if len(drafts) == 1:  # As it is without a mixture.
     raw_lengths = [drafts[0].objective.raw_length]
   else:
-    share = _PART if room.encoder_tokens else 1.0
-    tokens, encoder_tokens = room.tokens, room.encoder_tokens
-    raw_lengths = [
-      _longest(draft.most, int(share * tokens), int(share * encoder_tokens))
-      for draft in drafts
-    ]
+    share = _PART if capacity.encoder_tokens else 1.0
+    limits = (
+      int(share * capacity.tokens),
+      int(share * capacity.encoder_tokens),
+    )
+    raw_lengths = [_longest(draft.upper_bound, *limits) for draft in drafts]
   parts = [
     dataclasses.replace(draft, raw_length=raw_length)
     for draft, raw_length in zip(drafts, raw_lengths, strict=True)
   ]
-  if room.encoder_tokens:
-    return parts, room
+  for part in parts:
+    _check_length(part, config.data.sequence_length)
+  if capacity.encoder_tokens:
+    return parts, capacity
   predictions = max(
-    part.most(n).predictions
+    part.upper_bound(n).predictions
     for part in parts
     for n in range(1, part.raw_length + 1)
   )
-  predictions = layout.predictions(predictions, room.tokens)
-  return parts, dataclasses.replace(room, predictions=predictions)
+  predictions = layout.predictions(predictions, capacity.tokens)
+  return parts, dataclasses.replace(capacity, predictions=predictions)
 
 
-def _room(parts: Sequence[_Part], length: int) -> types.Size:
+def _check_pools(part: _Part, name: str):
+  if part.objective.upper_bound is None or part.objective.loss is not None:
+    raise mixture_components.mistake(
+      part.index,
+      f"objective '{name}' has a loss of its own, which cannot be pooled with "
+      f'others; train it alone, and mix {_mixable()}',
+    )
+
+
+def _check_length(part: _Part, length: int):
+  if not part.raw_length:
+    raise errors.UserError(
+      f'data.sequence_length={length} has no room for a token of '
+      f'objective.mixture.components[{part.index}]; raise it'
+    )
+  try:
+    part.objective.check_length(part.raw_length)
+  except errors.UserError as error:
+    raise mixture_components.mistake(part.index, str(error)) from None
+
+
+def _capacity(parts: Sequence[_Part], length: int) -> types.Size:
   """A row's two sides, in the proportion in which the components take them.
 
   A component alone has the sides that it has without a mixture.
@@ -225,12 +242,12 @@ def _room(parts: Sequence[_Part], length: int) -> types.Size:
 
 
 def _longest(
-  most: Callable[[int], types.Size], tokens: int, encoder_tokens: int
+  upper_bound: Callable[[int], types.Size], tokens: int, encoder_tokens: int
 ) -> int:
   """The longest chunk that fits both sides, as do all that are shorter."""
   n = 0
   while True:
-    size = most(n + 1)
+    size = upper_bound(n + 1)
     if size.tokens > tokens or size.encoder_tokens > encoder_tokens:
       return n
     n += 1
@@ -265,11 +282,11 @@ def _sizes(n, rng, *, draw) -> Sequence[types.Size]:
   ]
 
 
-def _corrupt(record: base.Record, rng, *, draw) -> Sequence[types.Example]:
+def _corrupt(record: types.Record, rng, *, draw) -> Sequence[types.Example]:
   examples = []
   for part, place, generator in draw(len(record.ids_L), rng):
     word_L = record.word_L[place]
-    piece = base.Record(record.ids_L[place], word_L - word_L[0], record.place)
+    piece = types.Record(record.ids_L[place], word_L - word_L[0], record.place)
     found = part.objective.corrupt(piece, generator)
     examples += [part.example(example) for example in found]
   return examples
@@ -287,13 +304,10 @@ def _scored(parts: Sequence[_Part]) -> tuple[_Part | None, str]:
   return None, 'none'
 
 
-def _loss(config, parts: Sequence[_Part]):
-  """The loss and the coefficients of the weighting."""
+def _loss(config, parts: Sequence[_Part]) -> dict[str, Any]:
+  """The loss and the coefficients of the weighting; none pools all tokens."""
   if config.objective.mixture.weighting == 'tokens':
-    return (
-      token_loss.make(config, 'mixture'),
-      token_loss.coefficients(config, 'mixture'),
-    )
+    return {}
   factors = cross_entropy.extras(config)
   total = sum(part.share for part in parts)
   shares = {part.name: part.share / total for part in parts}
@@ -303,12 +317,12 @@ def _loss(config, parts: Sequence[_Part]):
     chunk=config.train.loss_chunk,
     factors=factors,
   )
-  return loss, {**shares, **factors}
+  return {'loss': loss, 'coefficients': {**shares, **factors}}
 
 
 def _terms(
-  model: models_base.Model,
-  params: models_base.Params,
+  model: types.Model,
+  params: types.Params,
   batch: types.Batch,
   key: jax.Array | None,
   train: bool,
@@ -316,13 +330,11 @@ def _terms(
   names: Sequence[str],
   chunk: int,
   factors: Mapping[str, float],
-) -> cross_entropy.Terms:
+) -> types.Terms:
   """A term a component, of its own tokens; the extras are of all tokens."""
   hidden_BxLxD = model.hidden(params, batch, key=key, train=train)
-  hidden_BxPxD, targets_BxP, weights_BxP = token_loss.read_out(
-    hidden_BxLxD, batch
-  )
-  component_BxP = token_loss.at_predictions(batch.component_BxL, batch)
+  hidden_BxPxD, targets_BxP, weights_BxP = readout.read_out(hidden_BxLxD, batch)
+  component_BxP = readout.at_predictions(batch.component_BxL, batch)
   nll_BxP, *extras = cross_entropy.token_values(
     functools.partial(model.logits, params),
     hidden_BxPxD,
@@ -337,3 +349,13 @@ def _terms(
   for name, value_BxP in zip(factors, extras, strict=False):
     terms[name] = (jnp.sum(value_BxP * weights_BxP), jnp.sum(weights_BxP))
   return terms
+
+
+SPEC = types.ObjectiveSpec(
+  make=make,
+  architectures=('encoder_decoder', 'decoder'),
+  attention=('prefix', 'causal'),
+  data='text',
+  reads=('objective.inputs',),
+  check=check,
+)

@@ -6,13 +6,13 @@ predicted are they, or everything. The defaults are T5's.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from lm import errors, types
 from lm.data import tokenizer as tokenizer_lib
-from lm.objectives import base, layout, span_noise, token_loss
+from lm.objectives import layout as layout_lib, span_noise
 
 # What is predicted, and what stands in place of noise.
 TARGETS = ('spans', 'everything')
@@ -21,7 +21,7 @@ CORRUPTED = ('sentinel', 'mask', 'drop')
 _BEGIN = tokenizer_lib.SENTINELS[0]
 
 
-def make(config, tokenizer=None) -> base.Objective:
+def make(config, tokenizer=None) -> types.Objective:
   """The objective; `objective.span` has its options.
 
   As pairs, of the text a b c d e in which b and e are noise:
@@ -38,7 +38,7 @@ def make(config, tokenizer=None) -> base.Objective:
   2020) are the unit `sentence`. EOS ends all targets; inputs have it at a true
   document end only.
   """
-  cfg = config.objective.span
+  cfg, layout = config.objective.span, layout_lib.make(config)
   noise = span_noise.Noise(
     rate=cfg.rate,
     mean=cfg.mean,
@@ -47,43 +47,41 @@ def make(config, tokenizer=None) -> base.Objective:
     pieces=() if tokenizer is None else tokenizer.pieces,
   )
   form = Form(cfg.target, cfg.corrupted)
-  lay = layout.make(config)
-  most = functools.partial(_most, noise=noise, form=form, lay=lay)
-  raw_length, capacity = _capacity(most, config.data.sequence_length, lay)
-  blocks = (cfg.target, cfg.corrupted) == ('spans', 'sentinel')
-  return base.Objective(
-    raw_length=raw_length,
-    capacity=capacity,
-    sizes=functools.partial(_sizes, noise=noise, form=form, lay=lay),
-    corrupt=functools.partial(corrupt, noise=noise, form=form, lay=lay),
-    most=most,
-    loss=token_loss.make(config, 'span'),
-    coefficients=token_loss.coefficients(config, 'span'),
-    attention=lay.attention,
-    scorer='blocks' if blocks else 'none',
-    continuation=functools.partial(_continuation, lay=lay) if blocks else None,
-    continued=_continued(noise, raw_length) if blocks else None,
-    filling=lay.example if blocks else None,
-    generates=('spans',) if blocks else (),
+
+  def pair(record, rng):
+    return corrupt(record, rng, noise=noise, form=form)
+
+  # A chunk's length does not tell whether it ends in EOS.
+  def lengths(n, rng):
+    return _lengths(n, noise.measure(n, rng), form)
+
+  def longest(n):
+    return _lengths(n, [noise.bounds(n, end) for end in (False, True)], form)
+
+  made = layout_lib.objective(
+    config,
+    pair=pair,
+    lengths=lengths,
+    longest=longest,
+    check_length=functools.partial(
+      _check_sentinels, cfg=cfg, length=config.data.sequence_length
+    ),
+  )
+  if (cfg.target, cfg.corrupted) != ('spans', 'sentinel'):
+    return made
+  return dataclasses.replace(
+    made,
+    scorer='blocks',
+    continuation=functools.partial(_continuation, layout=layout),
+    scored_at_once=_scored_at_once(noise, made.raw_length),
+    filling=layout.example,
+    generates=('spans',),
   )
 
 
 def check(config):
-  """Raises UserError for options without meaning, and for too little room."""
-  cfg, length = config.objective.span, config.data.sequence_length
-  check_options(cfg)
-  objective = make(config)
-  if not objective.raw_length:
-    raise errors.UserError(
-      f'data.sequence_length={length} has no room for a token as '
-      "objective.name='span' writes it; give at least "
-      f'{objective.most(1).positions}'
-    )
-  check_sentinels(cfg, objective.raw_length, length)
-
-
-def check_options(cfg):
   """Raises UserError unless the fields of `objective.span` fit together."""
+  cfg = config.objective.span
   if cfg.unit == 'sentence' and cfg.noise == 'iid':
     raise errors.UserError(
       "objective.span.noise='iid' draws tokens or words; those of "
@@ -92,12 +90,12 @@ def check_options(cfg):
     )
 
 
-def check_sentinels(cfg, raw_length: int, length: int):
+def _check_sentinels(raw_length: int, *, cfg, length: int):
   """Raises UserError where some chunk can need more than there are.
 
   Args:
+    raw_length: tokens of the longest chunk, in rows of `length` positions.
     cfg: `objective.span`.
-    raw_length: of the longest chunk, in rows of `length` positions.
   """
   if cfg.corrupted != 'sentinel':
     return
@@ -137,7 +135,7 @@ class Form:
     targets = np.append(self._targets(text_L, noise_L), tokenizer_lib.EOS)
     return inputs.astype(np.int32), targets.astype(np.int32)
 
-  def most(
+  def longest(
     self, n: int, bounds: span_noise.Bounds, end: bool = False
   ) -> tuple[int, int]:
     """Tokens of the longest inputs and of the longest targets.
@@ -202,7 +200,8 @@ def lengths(window: int, rate: float, mean: float) -> tuple[int, int, int]:
 
   def sides(n: int) -> tuple[int, int]:
     count, runs = noise.counts(n)
-    inputs, targets = form.most(n, span_noise.Bounds(count, count, runs, runs))
+    bounds = span_noise.Bounds(count, count, runs, runs)
+    inputs, targets = form.longest(n, bounds)
     return inputs + 1, targets
 
   raw = 1
@@ -212,13 +211,12 @@ def lengths(window: int, rate: float, mean: float) -> tuple[int, int, int]:
 
 
 def corrupt(
-  record: base.Record,
+  record: types.Record,
   rng: np.random.Generator,
   *,
   noise: span_noise.Noise,
   form: Form,
-  lay: layout.Layout,
-) -> Sequence[types.Example]:
+) -> tuple[np.ndarray, np.ndarray]:
   """Draws noise and writes it; with the noise [0 1 1 0 1] and T5's form:
 
   ids      [15 16 17 18 19 EOS]     a chunk that ends its document
@@ -226,56 +224,18 @@ def corrupt(
   targets  [S0 16 17 S1 19 EOS]
   """
   noise_L = noise.mask(record.ids_L, record.word_L, rng)
-  return [lay.example(*form.pair(record.ids_L, noise_L))]
+  return form.pair(record.ids_L, noise_L)
 
 
-def _sizes(n, rng, *, noise, form, lay) -> Sequence[types.Size]:
-  return [_size(n, noise.measure(n, rng), form, lay)]
-
-
-def _most(n, *, noise, form, lay) -> types.Size:
-  bounds = [noise.bounds(n, end) for end in (False, True)]
-  return _size(n, bounds, form, lay)
-
-
-def _size(
-  n: int, bounds: Sequence[span_noise.Bounds], form: Form, lay: layout.Layout
-) -> types.Size:
-  """Room for a chunk without and with EOS: its length does not tell which."""
+def _lengths(
+  n: int, bounds: Sequence[span_noise.Bounds], form: Form
+) -> list[tuple[int, int]]:
+  """Inputs and targets of a chunk without EOS, and of one with it."""
   without, ending = bounds
-  return _wider(
-    lay.size(*form.most(n, without)),
-    lay.size(*form.most(n, ending, end=True)),
-  )
+  return [form.longest(n, without), form.longest(n, ending, end=True)]
 
 
-def _capacity(
-  most: Callable[[int], types.Size], length: int, lay: layout.Layout
-) -> tuple[int, types.Size]:
-  """The longest chunk of which both sides fit `length`, and a row's room.
-
-  raw_length is 0 where not even one token fits.
-  """
-  raw, room = 0, types.Size(tokens=0)
-  while (wider := _wider(room, most(raw + 1))).positions <= length:
-    raw, room = raw + 1, wider
-  if lay.sides:
-    # What is left, as a chunk more would take both sides, goes to the targets.
-    left = types.Size(length - room.encoder_tokens, room.encoder_tokens)
-    return raw, left
-  predictions = layout.predictions(room.predictions, length)
-  return raw, types.Size(tokens=length, predictions=predictions)
-
-
-def _wider(a: types.Size, b: types.Size) -> types.Size:
-  return types.Size(
-    max(a.tokens, b.tokens),
-    max(a.encoder_tokens, b.encoder_tokens),
-    max(a.predictions, b.predictions),
-  )
-
-
-def _continued(noise: span_noise.Noise, raw_length: int) -> int:
+def _scored_at_once(noise: span_noise.Noise, raw_length: int) -> int:
   """Tokens of a block that is scored: those of a usual span."""
   most, _ = noise.counts(max(raw_length, 1))
   if noise.unit == 'sentence':
@@ -285,7 +245,7 @@ def _continued(noise: span_noise.Noise, raw_length: int) -> int:
 
 
 def _continuation(
-  context: np.ndarray, scored: np.ndarray, *, lay: layout.Layout
+  context: np.ndarray, scored: np.ndarray, *, layout: layout_lib.Layout
 ) -> types.Example:
   """`scored` as the one span, at the end of the text.
 
@@ -296,7 +256,17 @@ def _continuation(
   """
   inputs = np.append(context, _BEGIN)
   targets = np.concatenate([[_BEGIN], scored, [tokenizer_lib.EOS]])
-  example = lay.example(inputs, targets)
+  example = layout.example(inputs, targets)
   weights_L = np.zeros(len(example.weights_L), np.float32)
   weights_L[-1 - len(scored) : -1] = 1
   return dataclasses.replace(example, weights_L=weights_L)
+
+
+SPEC = types.ObjectiveSpec(
+  make=make,
+  architectures=('encoder_decoder', 'decoder'),
+  attention=('prefix', 'causal'),
+  data='text',
+  reads=('objective.inputs',),
+  check=check,
+)

@@ -3,43 +3,41 @@
 The target is predicted from left to right, given all of the source.
 """
 
-import functools
-from collections.abc import Sequence
-
 import numpy as np
 
 from lm import types
 from lm.data import tokenizer as tokenizer_lib
-from lm.objectives import base, layout, token_loss
+from lm.objectives import layout as layout_lib
 
 
-def make(config, tokenizer=None) -> base.Objective:
+def make(config, tokenizer=None) -> types.Objective:
   """The objective, on pairs of `data.text_column` and `data.target_column`."""
   del tokenizer
-  length, lay = config.data.sequence_length, layout.make(config)
+  length, layout = config.data.sequence_length, layout_lib.make(config)
   capacity = types.Size(tokens=length)
-  if lay.sides:
-    share = config.objective.sequence.target_share
+  if layout.sides:
+    share = config.objective.supervised.target_share
     targets = min(max(1, round(share * length)), length - 1)
     capacity = types.Size(tokens=targets, encoder_tokens=length - targets)
-  return base.Objective(
-    raw_length=length,
-    capacity=capacity,
-    sizes=lambda n, rng: [lay.size(*n)],
-    corrupt=functools.partial(corrupt, lay=lay),
-    loss=token_loss.make(config, 'sequence'),
-    coefficients=token_loss.coefficients(config, 'sequence'),
-    attention=lay.attention,
-    scorer='none',
-    continuation=functools.partial(_continuation, lay=lay),
+
+  def continuation(context, scored):
+    """The beginning `scored` of a target, given a source without its SEP."""
+    return layout.example(np.append(context, tokenizer_lib.SEP), scored)
+
+  return layout_lib.objective(
+    config,
+    pair=split_pair,
+    lengths=lambda n, rng: [n],
+    capacity=(length, capacity),
+    upper_bound=None,
+    continuation=continuation,
     generates=('target',),
-    pairs=True,
   )
 
 
-def corrupt(
-  record: base.Record, rng: np.random.Generator, *, lay: layout.Layout
-) -> Sequence[types.Example]:
+def split_pair(
+  record: types.Record, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
   """Splits a pair behind its separator.
 
   ids      [10 11 SEP 20 21 EOS]
@@ -53,13 +51,15 @@ def corrupt(
   order    [  0  0   0   0  1   2]
   """
   del rng
-  # Of text no token is special: the first separator is the pair's.
+  # Text holds no special token: the first separator is the pair's.
   place = int(np.argmax(record.ids_L == tokenizer_lib.SEP)) + 1
-  return [lay.example(record.ids_L[:place], record.ids_L[place:])]
+  return record.ids_L[:place], record.ids_L[place:]
 
 
-def _continuation(
-  context: np.ndarray, scored: np.ndarray, *, lay: layout.Layout
-) -> types.Example:
-  """The beginning `scored` of a target, given a source without its SEP."""
-  return lay.example(np.append(context, tokenizer_lib.SEP), scored)
+SPEC = types.ObjectiveSpec(
+  make=make,
+  architectures=('encoder_decoder', 'decoder'),
+  attention=('prefix', 'causal'),
+  data='pairs',
+  reads=('objective.inputs',),
+)

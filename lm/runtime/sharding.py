@@ -14,24 +14,10 @@ from jax.sharding import NamedSharding, PartitionSpec as P
 from lm import errors
 from lm.runtime import parameter_rules
 
-# Parameter path -> PartitionSpec; slots of the optimizer end in the same paths.
-# Layers are stacked: their leading axis N is not split.
-PARAMETERS = (
-  (r'/(query|key|value)/kernel$', P(None, 'fsdp', 'tensor', None)),
-  (r'/(query|key|value)/bias$', P(None, 'tensor', None)),
-  (r'attention/out/kernel$', P(None, 'tensor', None, 'fsdp')),
-  (r'/mlp/(gate|up)/kernel$', P(None, 'fsdp', 'tensor')),
-  (r'/mlp/(gate|up)/bias$', P(None, 'tensor')),
-  (r'/mlp/down/kernel$', P(None, 'tensor', 'fsdp')),
-  (r'/token/embedding$', P('tensor', 'fsdp')),
-  (r'/(position|type)/embedding$', P(None, 'fsdp')),
-  (r'/relative/embedding$', P(None, 'tensor')),
-  (r'/(transform|pooler/dense)/kernel$', P('fsdp', None)),
-  (r'/readout_kernel$', P('fsdp', 'tensor')),
-  (r'/readout_bias$', P('tensor')),
-  (r'norm/(scale|bias)$|/(out|down|transform|dense)/bias$', P()),
+# Beside the rules of a model family, which slots of the optimizer share: the
+# scalars of a state, and adafactor's rows, columns and squares of vectors.
+_STATE = (
   (r'(^|/)(step|count|key|ns_coeffs)$', P()),
-  # Of adafactor: a row and a column a matrix, or the square of a vector.
   (r'/(v_row|v_col|v)$', P()),
 )
 BATCH = P(('data', 'fsdp'))
@@ -86,9 +72,17 @@ def make_mesh(
   )
 
 
-def of_state(mesh: jax.sharding.Mesh, abstract_state: Any) -> Any:
-  """A NamedSharding for every leaf of a train state."""
-  specs = parameter_rules.tree_match(PARAMETERS, abstract_state)
+def of_state(
+  mesh: jax.sharding.Mesh,
+  abstract_state: Any,
+  rules: Sequence[tuple[str, P]],
+) -> Any:
+  """A NamedSharding for every leaf of a train state.
+
+  Args:
+    rules: parameter path -> PartitionSpec, of the model's family.
+  """
+  specs = parameter_rules.tree_match((*rules, *_STATE), abstract_state)
   return jax.tree.map(
     lambda spec: NamedSharding(mesh, spec),
     specs,
@@ -101,26 +95,31 @@ def of_batch(mesh: jax.sharding.Mesh) -> NamedSharding:
   return NamedSharding(mesh, BATCH)
 
 
-def gathered(embeddings: Any, mesh: jax.sharding.Mesh | None) -> Any:
-  """Embeddings as they are looked up in: put together along `fsdp`.
+def gather(
+  tree: Any,
+  rules: Sequence[tuple[str, P]],
+  axis: str,
+  mesh: jax.sharding.Mesh | None,
+) -> Any:
+  """Parameters put together along one axis of the mesh, for lookups in them.
 
   Left to itself, XLA splits what is found as the table is, along the width, and
-  goes on like that: every device works on all rows of the batch.
+  continues like that: every device works on all rows of the batch.
 
   Args:
+    rules: parameter path -> PartitionSpec.
     mesh: None: nothing is done.
   """
   if mesh is None:
-    return embeddings
+    return tree
 
-  def gather(path, x):
-    spec = parameter_rules.match(
-      PARAMETERS, f'embeddings/{parameter_rules.path_name(path)}'
-    )
-    whole = (None if axis == 'fsdp' else axis for axis in spec)
+  def gather_one(path, x):
+    # Paths begin with a slash, as they do inside of a state.
+    spec = parameter_rules.match(rules, f'/{parameter_rules.path_name(path)}')
+    whole = (None if name == axis else name for name in spec)
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(*whole)))
 
-  return jax.tree_util.tree_map_with_path(gather, embeddings)
+  return jax.tree_util.tree_map_with_path(gather_one, tree)
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:

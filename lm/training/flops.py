@@ -25,15 +25,14 @@ Of an encoder-decoder each side attends to itself, and each position of the
 decoder to each of the encoder.
 """
 
-import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 
-from lm import types
-from lm.models import attention as attention_lib, blocks
-from lm.objectives import base as objectives_base
+from lm import models, types
+
+CONVENTIONS = ('square', 'computed')
 
 # Kind of device -> dense bfloat16 FLOP/s of one JAX device. The first that is
 # found counts; no entry, no utilisation. Cloud TPU's pages "System
@@ -58,14 +57,14 @@ PEAKS = (
 
 
 def train_step(
-  config, objective: objectives_base.Objective, *, convention: str = 'square'
+  config, objective: types.Objective, *, convention: str = 'square'
 ) -> int:
   """FLOPs of a training step on `data.batch_size` rows, see `forward`."""
   return 3 * forward(config, objective, convention=convention)
 
 
 def forward(
-  config, objective: objectives_base.Objective, *, convention: str = 'square'
+  config, objective: types.Objective, *, convention: str = 'square'
 ) -> int:
   """FLOPs of a forward pass over `data.batch_size` rows.
 
@@ -74,8 +73,7 @@ def forward(
     objective: says what a row has room for, and who sees whom.
     convention: of `CONVENTIONS`, see above.
   """
-  work = CONVENTIONS[convention](objective)
-  parts = FAMILIES[config.model.family](config, objective.capacity, work)
+  parts = models.family(config).flops(config, objective, convention)
   return config.data.batch_size * sum(parts.values())
 
 
@@ -98,91 +96,3 @@ def peak(device_kind: str) -> float | None:
     if re.search(pattern, device_kind):
       return value
   return None
-
-
-@dataclasses.dataclass(frozen=True)
-class Work:
-  """Of a row: pairs of a query and a key in each layer, positions read out."""
-
-  pairs: int
-  encoder_pairs: int
-  cross_pairs: int
-  readout: int
-
-
-def _square(objective: objectives_base.Objective) -> Work:
-  room = objective.capacity
-  return Work(
-    pairs=room.tokens**2,
-    encoder_pairs=room.encoder_tokens**2,
-    cross_pairs=room.tokens * room.encoder_tokens,
-    readout=room.tokens,
-  )
-
-
-def _computed(objective: objectives_base.Objective) -> Work:
-  work = _square(objective)
-  if objective.attention not in attention_lib.ATTENTIONS:
-    raise ValueError(f'unknown attention {objective.attention!r}')
-  pairs = work.pairs
-  if objective.attention == 'causal':
-    edges = attention_lib.query_blocks(objective.capacity.tokens)
-    pairs = sum((end - start) * end for start, end in edges)
-  return dataclasses.replace(
-    work, pairs=pairs, readout=objective.capacity.predictions or work.readout
-  )
-
-
-# Convention -> objective -> what a row is.
-CONVENTIONS: dict[str, Callable[[objectives_base.Objective], Work]] = {
-  'square': _square,
-  'computed': _computed,
-}
-
-
-def _transformer(config, room: types.Size, work: Work) -> dict[str, int]:
-  """A row's forward pass, by part.
-
-  One stack of width 4, 2 heads of 2, 1 key-value head, gated MLP of 8, 1 layer,
-  vocabulary 10, length 3
-  projections  2 x 3 x 4 x (4 + 2 x 2 + 4) = 288
-  attention    2 x 2 x 4 x 9 pairs         = 144
-  mlp          2 x 3 x 4 x 8 x 3           = 576
-  readout      2 x 3 x 4 x 10              = 240
-
-  With an encoder of 1 layer and length 5 besides
-  projections  + 2 x 5 x 4 x 12                  encoder        = 480
-               + 2 x 4 x (3 x (4 + 4) + 5 x 2 x 2)   cross      = 352
-  attention    + 2 x 2 x 4 x (25 pairs + 15 across)             = 640
-  mlp          + 2 x 5 x 4 x 8 x 3               encoder        = 960
-  """
-  model = config.model
-  width = model.width
-  queries = model.num_heads * model.head_size
-  keys = 2 * model.num_kv_heads * model.head_size
-  gated = blocks.ACTIVATIONS[model.activation][1]
-  mlp = model.mlp_width * (3 if gated else 2)
-  # Positions of layers, of all layers together.
-  decoder = model.num_layers * room.tokens
-  encoder = model.num_encoder_layers * room.encoder_tokens
-  read = model.num_layers * room.encoder_tokens
-  pairs = model.num_encoder_layers * work.encoder_pairs
-  pairs += model.num_layers * (work.pairs + work.cross_pairs)
-  projected = (decoder + encoder) * (2 * queries + keys)
-  if room.encoder_tokens:
-    projected += decoder * 2 * queries + read * keys
-  readout = config.data.vocab_size
-  readout += width if model.readout == 'transform' else 0
-  return {
-    'projections': 2 * width * projected,
-    'attention': 2 * 2 * queries * pairs,  # scores, and weights times values
-    'mlp': 2 * width * (decoder + encoder) * mlp,
-    'readout': 2 * width * work.readout * readout,
-  }
-
-
-# Family -> (config, room of a row, its work) -> FLOPs of its forward pass, by
-# part.
-FAMILIES: dict[str, Callable[..., dict[str, int]]] = {
-  'transformer': _transformer
-}

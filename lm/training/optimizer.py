@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,31 +10,8 @@ import jax.numpy as jnp
 import optax
 from optax import contrib
 
+from lm import models, types
 from lm.runtime import parameter_rules
-
-# Whether weight decay applies: to matrices, not to norms, biases, and tables of
-# positions and types.
-DECAY = (
-  (r'norm/|bias$|/(position|type|relative)/', False),
-  (r'/(kernel|embedding|readout_kernel)$', True),
-)
-# How a parameter is made of matrices: (axes that count layers, axes of the
-# matrix's input side); the rest are its output side. Without an input side it
-# is made of vectors.
-MATRICES = (
-  (r'/layers/.*(norm/|/bias$)', (1, 0)),
-  (r'/(query|key|value)/kernel$', (1, 1)),
-  (r'attention/out/kernel$', (1, 2)),
-  (r'/mlp/(gate|up|down)/kernel$', (1, 1)),
-  (r'/embedding$|/readout_kernel$', (0, 1)),
-  (r'/(transform|dense)/kernel$', (0, 1)),
-  (r'norm/|bias$', (0, 0)),
-)
-# Who takes a parameter's step when `muon` is chosen.
-MUON = (
-  (r'norm/|bias$|/embedding$|/readout_kernel$', 'adamw'),
-  (r'/kernel$', 'muon'),
-)
 
 
 def _constant(cfg):
@@ -141,21 +118,21 @@ DEFAULTS: dict[str, Mapping[str, float]] = {
 }
 
 
-def _decay_mask(params):
-  return parameter_rules.tree_match(DECAY, params)
+def _decay_mask(rules: types.ParameterRules):
+  return functools.partial(parameter_rules.tree_match, rules.decay)
 
 
-def _decayed(cfg):
-  return optax.add_decayed_weights(cfg.weight_decay, mask=_decay_mask)
+def _decayed(cfg, rules: types.ParameterRules):
+  return optax.add_decayed_weights(cfg.weight_decay, mask=_decay_mask(rules))
 
 
-def _sgd(cfg, schedule):
+def _sgd(cfg, schedule, rules):
   """Heavy-ball momentum (Polyak 1964); the decay is part of the gradient."""
   sgd = optax.sgd(schedule, momentum=cfg.momentum or None)
-  return optax.chain(_decayed(cfg), sgd)
+  return optax.chain(_decayed(cfg, rules), sgd)
 
 
-def _rmsprop(cfg, schedule):
+def _rmsprop(cfg, schedule, rules):
   """Tieleman and Hinton 2012, lecture 6.5; decay as in `_sgd`.
 
   The mean square starts at 0 and is not corrected for it.
@@ -167,16 +144,16 @@ def _rmsprop(cfg, schedule):
     eps_in_sqrt=False,
     momentum=cfg.momentum or None,
   )
-  return optax.chain(_decayed(cfg), rmsprop)
+  return optax.chain(_decayed(cfg, rules), rmsprop)
 
 
-def _adam(cfg, schedule):
+def _adam(cfg, schedule, rules):
   """Kingma and Ba 2015, algorithm 1; decay as in `_sgd`."""
   adam = optax.adam(schedule, b1=cfg.b1, b2=cfg.b2, eps=cfg.epsilon)
-  return optax.chain(_decayed(cfg), adam)
+  return optax.chain(_decayed(cfg, rules), adam)
 
 
-def _adamw(cfg, schedule):
+def _adamw(cfg, schedule, rules):
   """Loshchilov and Hutter 2019, algorithm 2: the decay is a step of its own."""
   return optax.adamw(
     schedule,
@@ -184,11 +161,11 @@ def _adamw(cfg, schedule):
     b2=cfg.b2,
     eps=cfg.epsilon,
     weight_decay=cfg.weight_decay,
-    mask=_decay_mask,
+    mask=_decay_mask(rules),
   )
 
 
-def _adafactor(cfg, schedule):
+def _adafactor(cfg, schedule, rules):
   """Shazeer and Stern 2018, algorithms 4 and 5, on each layer's matrices.
 
   The rate is relative to a matrix's root mean square: 1e-2 is their largest.
@@ -200,11 +177,13 @@ def _adafactor(cfg, schedule):
     optax.scale_by_param_block_rms(1e-3),
   )
   return optax.chain(
-    _on_matrices(step), _decayed(cfg), optax.scale_by_learning_rate(schedule)
+    _on_matrices(step, rules.matrices),
+    _decayed(cfg, rules),
+    optax.scale_by_learning_rate(schedule),
   )
 
 
-def _lion(cfg, schedule):
+def _lion(cfg, schedule, rules):
   """Chen et al. 2023, algorithm 2.
 
   Its steps have one size: rates are 3 to 10 times smaller than adamw's, and
@@ -215,33 +194,36 @@ def _lion(cfg, schedule):
     b1=cfg.b1,
     b2=cfg.b2,
     weight_decay=cfg.weight_decay,
-    mask=_decay_mask,
+    mask=_decay_mask(rules),
   )
 
 
-def _muon(cfg, schedule):
+def _muon(cfg, schedule, rules):
   """Jordan et al. 2024, on each layer's matrices, and adamw on the rest.
 
   Both take one rate and one decay (Liu et al. 2025, equation 4).
   """
   muon = optax.chain(
     contrib.scale_by_muon(
-      beta=cfg.momentum, weight_dimension_numbers=_muon_dimensions
+      beta=cfg.momentum,
+      weight_dimension_numbers=functools.partial(
+        _muon_dimensions, rules.matrices
+      ),
     ),
-    optax.stateless(_scale_like_adamw),
-    _decayed(cfg),
+    optax.stateless(functools.partial(_scale_like_adamw, rules.matrices)),
+    _decayed(cfg, rules),
     optax.scale_by_learning_rate(schedule),
   )
   return optax.partition(
-    {'muon': muon, 'adamw': _adamw(cfg, schedule)},
-    functools.partial(parameter_rules.tree_match, MUON),
+    {'muon': muon, 'adamw': _adamw(cfg, schedule, rules)},
+    functools.partial(parameter_rules.tree_match, rules.muon),
   )
 
 
-def _muon_dimensions(params):
+def _muon_dimensions(matrices, params):
   def dimensions(path, x):
     layers, rows = parameter_rules.match(
-      MATRICES, parameter_rules.path_name(path)
+      matrices, parameter_rules.path_name(path)
     )
     return contrib.MuonDimensionNumbers(
       reduction_axis=tuple(range(layers, layers + rows)),
@@ -251,7 +233,7 @@ def _muon_dimensions(params):
   return jax.tree_util.tree_map_with_path(dimensions, params)
 
 
-def _scale_like_adamw(updates, params):
+def _scale_like_adamw(matrices, updates, params):
   """To a root mean square of about 0.2, which the updates of adamw have.
 
   That of an orthogonal matrix is 1 / sqrt(its longer side).
@@ -259,27 +241,27 @@ def _scale_like_adamw(updates, params):
   del params
 
   def scale(path, update):
-    _, view = _view(path, update)
+    _, view = _view(matrices, path, update)
     return 0.2 * max(view[-2:]) ** 0.5 * update
 
   return jax.tree_util.tree_map_with_path(scale, updates)
 
 
 def _on_matrices(
-  inner: optax.GradientTransformation,
+  inner: optax.GradientTransformation, matrices: Sequence[tuple[str, Any]]
 ) -> optax.GradientTransformation:
-  """Runs `inner` on every matrix and vector alone, as `MATRICES` cuts them.
+  """Runs `inner` on every matrix and vector alone, as the rules cut them.
 
   Left to itself, optax takes a stack of layers for one array: its norms would
   mix layers, and its rows and columns would be of heads, not of matrices.
   """
 
   def init_one(path, param):
-    layers, view = _view(path, param)
+    layers, view = _view(matrices, path, param)
     return _over(layers, inner.init)(param.reshape(view))
 
   def update_one(path, update, state, param):
-    layers, view = _view(path, param)
+    layers, view = _view(matrices, path, param)
     new, state = _over(layers, inner.update)(
       update.reshape(view), state, param.reshape(view)
     )
@@ -300,10 +282,10 @@ def _on_matrices(
   return optax.GradientTransformation(init, update)
 
 
-def _view(path, x) -> tuple[int, tuple[int, ...]]:
+def _view(matrices, path, x) -> tuple[int, tuple[int, ...]]:
   """The axes that count layers, and a shape of matrices or vectors behind."""
   layers, rows = parameter_rules.match(
-    MATRICES, parameter_rules.path_name(path)
+    matrices, parameter_rules.path_name(path)
   )
   whole = x.shape[:layers]
   if rows:
@@ -331,7 +313,8 @@ OPTIMIZERS = {
 def make(config) -> optax.GradientTransformation:
   """Clips the global norm of the gradient, then steps."""
   cfg = config.optimizer
-  step = OPTIMIZERS[cfg.name](cfg, make_schedule(config))
+  rules = models.family(config).rules
+  step = OPTIMIZERS[cfg.name](cfg, make_schedule(config), rules)
   if not cfg.clip_norm:
     return step
   return optax.chain(optax.clip_by_global_norm(cfg.clip_norm), step)

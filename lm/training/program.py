@@ -16,10 +16,8 @@ import ml_collections
 import numpy as np
 import optax
 
-from lm import errors, types
+from lm import errors, models, types
 from lm.data import packing, pipeline, prepare
-from lm.models import base
-from lm.objectives import base as objectives_base
 from lm.runtime import hosts, sharding
 from lm.training import optimizer, step
 
@@ -37,8 +35,8 @@ class Program:
   """A config's parts on a mesh; `abstract` says where the state lies."""
 
   config: ml_collections.FrozenConfigDict
-  objective: objectives_base.Objective
-  model: base.Model
+  objective: types.Objective
+  model: types.Model
   mesh: jax.sharding.Mesh
   transform: optax.GradientTransformation
   abstract: step.TrainState
@@ -65,7 +63,7 @@ class Program:
       microbatches=self.config.train.microbatches,
       ema=self.config.train.ema,
     )
-    empty = packing.pack([], self.objective.capacity)
+    empty = packing.pack([], self.objective.capacity, self.objective.arrays)
     batch = self.put(packing.stack([empty] * len(self.local_rows())))
     jitted = step.jit_step(train_step, self.mesh, self.abstract)
     return jitted.lower(self.abstract, batch).compile()
@@ -122,7 +120,11 @@ def make(config, objective, model, mesh) -> Program:
     mesh=mesh,
     transform=transform,
     abstract=step.abstract_state(
-      model, transform, mesh, average=config.train.ema > 0
+      model,
+      transform,
+      mesh,
+      models.family(config).rules.sharding,
+      average=config.train.ema > 0,
     ),
   )
 

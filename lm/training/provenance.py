@@ -11,9 +11,8 @@ from typing import Any
 
 import jax
 
-from lm import errors
+from lm import errors, types
 from lm.data import prepare
-from lm.models import base
 from lm.runtime import files
 
 _PACKAGES = ('jax', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
@@ -25,7 +24,7 @@ def write(
   command: str,
   config,
   prepared: prepare.Prepared,
-  model: base.Model,
+  model: types.Model,
   prompt: str | None,
 ):
   """Writes WORKDIR/provenance.json; earlier starts stay listed in it.

@@ -2,7 +2,7 @@
 
 import dataclasses
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,8 +11,6 @@ import optax
 
 from lm import types
 from lm.data import tokenizer
-from lm.models import base
-from lm.objectives import base as objectives_base, cross_entropy
 from lm.runtime import sharding
 
 
@@ -27,13 +25,13 @@ class TrainState:
   """
 
   step: jax.Array
-  params: base.Params
+  params: types.Params
   opt_state: Any
   key: jax.Array
-  average: base.Params = dataclasses.field(default_factory=dict)
+  average: types.Params = dataclasses.field(default_factory=dict)
 
   @property
-  def evaluated(self) -> base.Params:
+  def evaluated(self) -> types.Params:
     """The parameters that are evaluated: the average where there is one."""
     return self.average or self.params
 
@@ -47,7 +45,7 @@ def named_key(key: jax.Array, name: str) -> jax.Array:
 
 
 def init_state(
-  model: base.Model,
+  model: types.Model,
   optimizer: optax.GradientTransformation,
   seed: int,
   *,
@@ -67,26 +65,31 @@ def init_state(
 
 
 def abstract_state(
-  model: base.Model,
+  model: types.Model,
   optimizer: optax.GradientTransformation,
   mesh: jax.sharding.Mesh,
+  rules: Sequence[tuple[str, jax.sharding.PartitionSpec]],
   *,
   average: bool = False,
 ) -> TrainState:
-  """The state's shapes, dtypes and shardings, without any array."""
+  """The state's shapes, dtypes and shardings, without any array.
+
+  Args:
+    rules: parameter path -> PartitionSpec, of the model's family.
+  """
   shapes = jax.eval_shape(
     lambda: init_state(model, optimizer, seed=0, average=average)
   )
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     shapes,
-    sharding.of_state(mesh, shapes),
+    sharding.of_state(mesh, shapes, rules),
   )
 
 
 def make_train_step(
-  objective: objectives_base.Objective,
-  model: base.Model,
+  objective: types.Objective,
+  model: types.Model,
   optimizer: optax.GradientTransformation,
   schedule: optax.Schedule,
   *,
@@ -155,8 +158,8 @@ def make_train_step(
 
 
 def make_evaluate_step(
-  objective: objectives_base.Objective, model: base.Model
-) -> Callable[[base.Params, types.Batch], cross_entropy.Terms]:
+  objective: types.Objective, model: types.Model
+) -> Callable[[types.Params, types.Batch], types.Terms]:
   """(params, batch) -> terms, without dropout; not yet compiled."""
   return lambda params, batch: objective.loss(model, params, batch, None, False)
 
@@ -173,7 +176,7 @@ def jit_step(step, mesh: jax.sharding.Mesh, abstract: TrainState):
   )
 
 
-def _average(state: TrainState, params: base.Params, ema: float):
+def _average(state: TrainState, params: types.Params, ema: float):
   """The next average; {} stays {}."""
   if not state.average:
     return state.average

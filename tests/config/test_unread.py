@@ -11,7 +11,7 @@ SPAN = {'objective.name': 'span', 'model.architecture': 'decoder'}
 MIXTURE = {'objective.name': 'mixture', 'model.architecture': 'decoder'}
 FILES = {'data.source': 'files', 'data.path': 'a.txt'}
 PAIRS = {**FILES, 'data.target_column': 'target'}
-SEQUENCE = {**PAIRS, 'objective.name': 'sequence'}
+SEQUENCE = {**PAIRS, 'objective.name': 'supervised'}
 SHARE = ((0.5, 'S', 'prefix', (('share', 0.7),)), (0.5, '', 'causal', ()))
 FIXED = ((0.5, 'S', 'prefix', (('share', 0.7), ('split', 'fixed'))),)
 
@@ -51,7 +51,7 @@ CASES = [
     "unit='sentence'; .*='token' or 'word'",
   ),
   (
-    *('objective.sequence.target_share', 0.3),
+    *('objective.supervised.target_share', 0.3),
     {**SEQUENCE, 'model.architecture': 'decoder'},
     SEQUENCE,
     "architecture='decoder'; .*'encoder_decoder'",

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from experiments import base
 from lm import errors, objectives, types
 from lm.config import resolve as config_lib
 from lm.data import packing, pipeline, store, tokenizer
@@ -25,7 +24,7 @@ def split(tmp_path_factory):
 
 
 def objective():
-  config = base.get_config()
+  config = types.get_config()
   config.data.sequence_length = L
   return objectives.make(config_lib.resolve(config))
 
@@ -126,10 +125,9 @@ def test_sides_are_packed_under_the_same_number():
 
 
 def _record(ids):
-  from lm.objectives import base
 
   ids = np.array(ids, np.int32)
-  return base.Record(ids_L=ids, word_L=np.arange(len(ids)))
+  return types.Record(ids_L=ids, word_L=np.arange(len(ids)))
 
 
 def test_an_epoch_holds_every_token_once(split):

@@ -26,7 +26,7 @@ SEP, EOS = tokenizer_lib.SEP, tokenizer_lib.EOS
 
 
 def make_config(path, directory, **fields):
-  """Of `objective.name='sequence'` on bytes, on a decoder."""
+  """Of `objective.name='supervised'` on bytes, on a decoder."""
   config = base.get_config()
   config.data.update(
     source='files',
@@ -39,7 +39,7 @@ def make_config(path, directory, **fields):
     sequence_length=32,
   )
   config.data.update(fields)
-  config.objective.name = 'sequence'
+  config.objective.name = 'supervised'
   config.model.architecture = 'decoder'
   return config
 

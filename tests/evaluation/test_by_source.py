@@ -15,6 +15,7 @@ from lm.config import resolve as config_lib
 from lm.data import prepare, store, tokenizer as tokenizer_lib, windows
 from lm.evaluation import by_source, passages as passages_lib, scoring_methods
 from lm.runtime import sharding
+from lm.training import loaded
 
 NAMES = ('english', '中文', 'without test text')
 ALL = 'all sources'
@@ -79,7 +80,7 @@ def make_run(config, tokenizer):
     )
     mesh = sharding.make_mesh(resolved, jax.devices()[:1])
     model = models.make(resolved, objective, mesh)
-    return load_run.Trained(
+    return loaded.LoadedModel(
       config=resolved,
       tokenizer=tokenizer,
       objective=objective,
@@ -300,7 +301,7 @@ def test_a_score_keeps_to_the_source_of_its_passages(make_run, tokenizer):
     passages_lib.Passage(ids[:n], ids[n:], len(ids) - n, source=source)
     for n, source in ((0, 7), (4, 2), (0, 7))
   ]
-  allowed = passages_lib.allowed_ids(tokenizer, end=False)
+  allowed = tokenizer.allowed_ids(end=False)
   found = scorer(run.params, passages, allowed)
   assert {k: (x.passages, x.size) for k, x in found.of_source.items()} == {
     7: (2, 26),

@@ -15,6 +15,7 @@ from lm.evaluation import (
   scorer as scorer_lib,
   scoring_methods,
 )
+from lm.models import readout
 from lm.runtime import sharding
 
 
@@ -42,7 +43,7 @@ class Setting:
     return self.scorers[key]
 
   def score(self, passages, *, end=True, **settings):
-    allowed = passages_lib.allowed_ids(self.tokenizer, end=end)
+    allowed = self.tokenizer.allowed_ids(end=end)
     return self.scorer(**settings)(self.params, passages, allowed)
 
 
@@ -115,7 +116,7 @@ def test_bits_are_those_of_the_chain_rule(setting):
   logits = setting.model.logits(
     setting.params, setting.model.hidden(setting.params, batch)
   )
-  allowed = passages_lib.allowed_ids(setting.tokenizer, end=True)
+  allowed = setting.tokenizer.allowed_ids(end=True)
   log_p = jax.nn.log_softmax(jnp.where(allowed, logits, -jnp.inf))
   costs = -np.asarray(log_p[0, jnp.arange(12), ids]) / np.log(2)
   expected = float(costs.sum())
@@ -147,7 +148,7 @@ def causal_row(ids):
 @pytest.mark.parametrize('end', [True, False])
 def test_next_token_probabilities_sum_to_one_over_what_may_follow(setting, end):
   context = setting.tokenizer.encode('Abc')
-  allowed = np.flatnonzero(passages_lib.allowed_ids(setting.tokenizer, end=end))
+  allowed = np.flatnonzero(setting.tokenizer.allowed_ids(end=end))
   passages = [
     passages_lib.Passage(context, np.array([i], np.int32), 1) for i in allowed
   ]
@@ -158,10 +159,10 @@ def test_next_token_probabilities_sum_to_one_over_what_may_follow(setting, end):
   logits = setting.model.logits(
     setting.params, setting.model.hidden(setting.params, batch)
   )[0, -1]
-  log_p, mass = passages_lib.masked_log_probs(
+  log_p, mass = readout.masked_log_probs(
     jnp.broadcast_to(logits, (len(allowed), len(logits))),
     jnp.asarray(allowed),
-    jnp.asarray(passages_lib.allowed_ids(setting.tokenizer, end=end)),
+    jnp.asarray(setting.tokenizer.allowed_ids(end=end)),
   )
   assert float(jnp.exp(log_p).sum()) == pytest.approx(1, abs=1e-5)
   np.testing.assert_allclose(
@@ -172,11 +173,11 @@ def test_next_token_probabilities_sum_to_one_over_what_may_follow(setting, end):
 
 
 def test_special_ids_and_unused_ids_are_never_text(setting):
-  allowed = passages_lib.allowed_ids(setting.tokenizer, end=False)
+  allowed = setting.tokenizer.allowed_ids(end=False)
   assert not allowed[: tokenizer_lib.NUM_SPECIAL].any()
   assert not allowed[tokenizer_lib.FIRST_PIECE :].any()
   assert allowed[tokenizer_lib.FIRST_BYTE : tokenizer_lib.FIRST_PIECE].all()
-  with_end = passages_lib.allowed_ids(setting.tokenizer, end=True)
+  with_end = setting.tokenizer.allowed_ids(end=True)
   assert np.flatnonzero(with_end != allowed).tolist() == [tokenizer_lib.EOS]
 
 

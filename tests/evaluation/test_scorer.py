@@ -21,7 +21,7 @@ from lm.evaluation import (
   scoring_methods,
 )
 from lm.models import attention
-from lm.objectives import base, diffusion, layout
+from lm.objectives import diffusion, layout
 from lm.runtime import sharding
 
 BOS, EOS, MASK = tokenizer.BOS, tokenizer.EOS, tokenizer.MASK
@@ -60,7 +60,7 @@ FORMATS = {
 
 def make_objective(name, capacity=None, **changes):
   attention, continuation, continued = FORMATS[name]
-  return base.Objective(
+  return types.Objective(
     **{
       'raw_length': 24,
       'capacity': capacity or types.Size(tokens=24),
@@ -87,7 +87,7 @@ class Setting:
     config.model.num_heads = 2
     self.config = config_lib.resolve(config)
     self.tokenizer = tokenizer.train('bytes', 528, [])
-    self.allowed = passages_lib.allowed_ids(self.tokenizer, end=False)
+    self.allowed = self.tokenizer.allowed_ids(end=False)
     self.mesh = sharding.make_mesh(self.config, jax.devices()[:1])
     self.models = {
       attention: models.make(self.config, make_objective(name), self.mesh)
@@ -399,7 +399,7 @@ def test_an_encoder_reads_the_context(setting, continued):
   params = 2 * jax.random.normal(jax.random.PRNGKey(0), (528, 8))
   capacity = types.Size(tokens=8, encoder_tokens=16)
   objective = make_objective(
-    'blocks', capacity, continuation=two_sided_span, continued=continued
+    'blocks', capacity, continuation=two_sided_span, scored_at_once=continued
   )
 
   def score(passages, allowed=setting.allowed, **settings):

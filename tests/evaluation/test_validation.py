@@ -11,7 +11,7 @@ from lm import types
 from lm.config import resolve as config_lib
 from lm.data import packing, store
 from lm.evaluation import validation
-from lm.objectives import base, causal, diffusion, token_loss
+from lm.objectives import causal, diffusion, token_loss
 from lm.runtime import sharding
 
 LENGTH = 32
@@ -60,7 +60,7 @@ def split(tmp_path):
 
 
 def make_objective(config, *, masks, predictions=0):
-  return base.Objective(
+  return types.Objective(
     raw_length=LENGTH - 1,
     capacity=types.Size(tokens=LENGTH, predictions=predictions),
     sizes=lambda n, rng: [

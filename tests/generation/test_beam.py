@@ -11,10 +11,9 @@ from rows import one_a_row
 from test_generate import PROMPTS, make_run, with_settings
 from test_passages import causal_row
 
+from lm import types
 from lm.data import tokenizer
-from lm.evaluation import passages
 from lm.generation import beam, left_to_right, sampling
-from lm.models import base
 
 V, T = 4, 4
 ALLOWED = jnp.ones(V, bool)
@@ -43,7 +42,7 @@ def table_model():
     cache = {'length': cache['length'] + 1, 'code': code_B}
     return table[code_B][:, None], cache
 
-  return base.Model(
+  return types.Model(
     init=None,
     hidden=None,
     logits=lambda table, hidden: hidden,
@@ -193,7 +192,7 @@ def test_decoding_beams_in_any_batch_gives_the_same_text(run):
 
 def test_the_score_is_that_of_the_full_pass(run):
   prompt = np.array([tokenizer.BOS, *run.tokenizer.encode('Hello')], np.int32)
-  allowed = jnp.asarray(passages.allowed_ids(run.tokenizer, end=True))
+  allowed = jnp.asarray(run.tokenizer.allowed_ids(end=True))
   three = beam.make_search(
     run.model,
     allowed,
@@ -224,7 +223,7 @@ def test_one_beam_is_the_greedy_decoding_of_the_generator(run):
   generator = left_to_right.of_continuations(run)
   one = beam.make_search(
     run.model,
-    jnp.asarray(passages.allowed_ids(run.tokenizer, end=True)),
+    jnp.asarray(run.tokenizer.allowed_ids(end=True)),
     context=32,
     beams=1,
     max_tokens=6,

@@ -8,15 +8,17 @@ import ml_collections
 import pytest
 
 from experiments import base
-from lm import errors, generate, load_run, models, objectives
+from lm import errors, models, objectives
 from lm.config import decoding, resolve as config_lib
 from lm.data import tokenizer
+from lm.generation import strategies
 from lm.runtime import sharding
+from lm.training import loaded
 
 # Way -> fields of a config whose objective has it.
 OBJECTIVES = {
   'continuation': {'name': 'causal'},
-  'target': {'name': 'sequence'},
+  'target': {'name': 'supervised'},
   'spans': {'name': 'span'},
   'masks': {'name': 'masked'},
   'unmasking': {'name': 'diffusion'},
@@ -84,7 +86,7 @@ def test_the_table_has_every_field_and_way():
   fields = set(base.get_config().generate) - {'samples'}
   assert set(decoding.DEFAULTS) == fields == set(VALUES)
   assert set().union(*decoding.READS.values()) == fields
-  assert set(decoding.READS) == set(generate.WAYS) == set(OBJECTIVES)
+  assert set(decoding.READS) == set(strategies.STRATEGIES) == set(OBJECTIVES)
   # Those that switch others off are settled first.
   order = list(decoding.DEFAULTS)
   for switch in decoding.SWITCHES:
@@ -254,7 +256,7 @@ def test_a_way_reads_what_the_table_says_and_nothing_else(config, way):
   resolved = config_lib.resolve(of_way(config, way))
   objective = objectives.make(resolved)
   model = models.make(resolved, objective)
-  run = load_run.Trained(
+  run = loaded.LoadedModel(
     config=resolved,
     tokenizer=tokenizer.train('bytes', resolved.data.vocab_size, []),
     objective=objective,
@@ -269,7 +271,7 @@ def test_a_way_reads_what_the_table_says_and_nothing_else(config, way):
     changed.generate.update(settings)
     given = [f'generate.{name}' for name in settings]
     settled = config_lib.resolve(changed, given=given)
-    made = generate.WAYS[way].make(
+    made = strategies.STRATEGIES[way].make(
       dataclasses.replace(run, config=Watched(settled, read))
     )
     if runs:

@@ -46,7 +46,7 @@ def full_pass(run, ids):
   logits = jax.jit(
     lambda params, row: run.model.logits(params, run.model.hidden(params, row))
   )(run.params, row)[0]
-  allowed = passages.allowed_ids(run.tokenizer, end=False)
+  allowed = run.tokenizer.allowed_ids(end=False)
   logits = jnp.where(allowed, logits, -jnp.inf)
   return np.asarray(jax.nn.log_softmax(logits))[1:]
 

@@ -9,10 +9,9 @@ import pytest
 from conftest import sentences
 from test_generate import make_run, with_settings
 
-from lm import errors, generate, objectives
+from lm import errors, generate, objectives, types
 from lm.data import tokenizer as tokenizer_lib
 from lm.generation import fill_spans, left_to_right, prompts
-from lm.models import base
 from lm.objectives import layout
 
 S0, S1, S2 = tokenizer_lib.SENTINELS[:3]
@@ -44,7 +43,7 @@ def scripted(run, ids):
     said = cache['said'] + 1
     return said[:, None, None], {'length': cache['length'] + 1, 'said': said}
 
-  model = base.Model(
+  model = types.Model(
     init=None,
     hidden=None,
     logits=lambda params, hidden: script_TxV[hidden[..., 0]],

@@ -10,7 +10,7 @@ from lm import models, types
 from lm.data import packing, store, tokenizer
 from lm.data.text import words
 from lm.models import attention
-from lm.objectives import base, cross_entropy
+from lm.objectives import cross_entropy
 
 TEXTS = (
   'It was the best of times, it was the worst of times; internationalisation '
@@ -22,7 +22,7 @@ TEXTS = (
 def record(ids, word=None, place=0):
   ids = np.array(ids, np.int32)
   word = np.arange(len(ids)) if word is None else word
-  return base.Record(ids, np.array(word, np.int32), place)
+  return types.Record(ids, np.array(word, np.int32), place)
 
 
 def documents(repeats=8):

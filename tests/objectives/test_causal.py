@@ -8,12 +8,11 @@ from lm import models, objectives, types
 from lm.config import resolve as config_lib
 from lm.data import packing, tokenizer
 from lm.models import attention
-from lm.objectives import base
 
 
 def record(ids):
   ids = np.array(ids, np.int32)
-  return base.Record(ids_L=ids, word_L=np.arange(len(ids), dtype=np.int32))
+  return types.Record(ids_L=ids, word_L=np.arange(len(ids), dtype=np.int32))
 
 
 def test_example_of_the_docstring(config):

@@ -12,14 +12,13 @@ from experiments import base as base_config
 from lm import models, objectives, types
 from lm.config import resolve as config_lib
 from lm.data import packing, tokenizer
-from lm.models import attention
-from lm.objectives import base, token_loss
+from lm.models import attention, readout
 
 L = 64
 CASES = [
   (name, architecture)
   for name in objectives.OBJECTIVES
-  for architecture in objectives.ARCHITECTURES[name]
+  for architecture in objectives.OBJECTIVES[name].architectures
 ]
 every = pytest.mark.parametrize(('name', 'architecture'), CASES)
 
@@ -29,7 +28,7 @@ class Setting:
   """An objective, a tiny model for it and fresh parameters."""
 
   config: ml_collections.FrozenConfigDict
-  objective: base.Objective
+  objective: types.Objective
   model: models.base.Model
   params: models.base.Params
 
@@ -44,7 +43,7 @@ def setting(name: str, architecture: str) -> Setting:
     config.data.sequence_length = L
     config.objective.name = name
     config.model.architecture = architecture
-    if name in objectives.OF_PAIRS:
+    if objectives.OBJECTIVES[name].data == 'pairs':
       config.data.target_column = 'target'
     config.model.num_layers = 2
     config.model.width = 32
@@ -59,21 +58,21 @@ def setting(name: str, architecture: str) -> Setting:
   return _SETTINGS[name, architecture]
 
 
-def record(rng, n: int, *, pair: bool, place: int = 0) -> base.Record:
+def record(rng, n: int, *, pair: bool, place: int = 0) -> types.Record:
   """Random text that ends its document; of a pair, with SEP near its middle."""
   ids = rng.integers(tokenizer.NUM_SPECIAL, tokenizer.FIRST_PIECE, n)
   ids[-1] = tokenizer.EOS
   if pair:
     ids[n // 2] = tokenizer.SEP
-  return base.Record(ids.astype(np.int32), np.arange(n) // 2, place)
+  return types.Record(ids.astype(np.int32), np.arange(n) // 2, place)
 
 
-def size_of(objective: base.Objective, n: int):
+def size_of(objective: types.Objective, n: int):
   """What `sizes` is told of a record of n tokens."""
   return (n // 2 + 1, n - n // 2 - 1) if objective.pairs else n
 
 
-def lengths_of(objective: base.Objective) -> list[int]:
+def lengths_of(objective: types.Objective) -> list[int]:
   """Of two chunks that often fit a row together."""
   return [objective.raw_length // 3, objective.raw_length // 3 - 1]
 
@@ -119,7 +118,7 @@ def losses_at(setting: Setting, row, places):
   def losses(changes):
     changed = dataclasses.replace(batch, **changes)
     hidden = setting.model.hidden(setting.params, changed)
-    hidden, targets, weights = token_loss.read_out(hidden, changed)
+    hidden, targets, weights = readout.read_out(hidden, changed)
     logits = setting.model.logits(setting.params, hidden)
     log_p = jax.nn.log_softmax(logits)
     nll = -jnp.take_along_axis(log_p, targets[..., None], axis=-1)[..., 0]

@@ -67,7 +67,7 @@ def test_scored_examples_of_the_docstrings(config):
   assert one.tokens_L.tolist() == [BOS, 300, 301, MASK]
   assert one.targets_L.tolist() == [BOS, 300, 301, 302]
   assert one.weights_L.tolist() == [0, 0, 0, 1]
-  assert objective.continued == 1
+  assert objective.scored_at_once == 1
   with pytest.raises(ValueError, match='1 token at a time, not 2'):
     objective.continuation(np.array([300]), np.array([301, 302]))
   one = masked.one_masked(np.array([300]), np.array([301, 302, 303]), 1)

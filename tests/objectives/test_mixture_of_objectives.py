@@ -17,7 +17,7 @@ from lm import errors, objectives, types
 from lm.config import resolve as config_lib
 from lm.data import packing, tokenizer as tokenizer_lib
 from lm.models import attention
-from lm.objectives import base, layout, mixture_components as components_lib
+from lm.objectives import layout, mixture_components as components_lib
 
 BOS, EOS = tokenizer_lib.BOS, tokenizer_lib.EOS
 S0 = tokenizer_lib.SENTINELS[0]
@@ -32,7 +32,7 @@ def record(n, rng, end=False):
   ids = rng.integers(270, 526, n).astype(np.int32)
   if end:
     ids[-1] = EOS
-  return base.Record(ids_L=ids, word_L=np.arange(n, dtype=np.int32) // 2)
+  return types.Record(ids_L=ids, word_L=np.arange(n, dtype=np.int32) // 2)
 
 
 def resolved(config, components=None, architecture=None, length=64, **fields):
@@ -233,7 +233,7 @@ def test_a_mixture_of_one_is_that_one(config, name, architecture, fields, mode):
   if mode:
     made = layout.lead(made, tokenizer_lib.MODE_X, causal=causal)
   same(found.continuation(chunk.ids_L[:3], chunk.ids_L[3:5]), made)
-  assert found.continued == alone.continued
+  assert found.scored_at_once == alone.scored_at_once
   assert found.generates == alone.generates
 
 
@@ -371,7 +371,7 @@ def test_text_is_scored_by_the_component_that_continues(
   made = objective.continuation(np.array([310, 311]), scored)
   assert made.tokens_L[:4].tolist() == [BOS, mode, 310, 311]
   assert made.targets_L[made.weights_L > 0].tolist() == [312, 313]
-  assert objective.continued == (3 if scorer == 'blocks' else None)
+  assert objective.scored_at_once == (3 if scorer == 'blocks' else None)
 
 
 MISTAKES = [
@@ -402,7 +402,7 @@ MISTAKES = [
     ((1.0, '', 'masked', ()),),
     "'masked' trains model.architecture='encoder', on which there are no mixt",
   ),
-  (((1.0, '', 'sequence', ()),), "'sequence' is trained on pairs, and mixt"),
+  (((1.0, '', 'supervised', ()),), "'supervised' is trained on pairs, and mix"),
 ]  # fmt: skip
 
 

@@ -4,17 +4,17 @@ import jax
 import numpy as np
 import pytest
 
-from lm import models, objectives
+from lm import models, objectives, types
 from lm.config import resolve as config_lib
 from lm.data import packing, tokenizer
-from lm.objectives import base, layout, prefix
+from lm.objectives import layout, prefix
 
 BOS, EOS, MASK = tokenizer.BOS, tokenizer.EOS, tokenizer.MASK
 
 
 def record(ids):
   ids = np.array(ids, np.int32)
-  return base.Record(ids_L=ids, word_L=np.arange(len(ids), dtype=np.int32))
+  return types.Record(ids_L=ids, word_L=np.arange(len(ids), dtype=np.int32))
 
 
 def make(config, **fields):

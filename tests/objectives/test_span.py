@@ -6,12 +6,12 @@ import math
 import numpy as np
 import pytest
 
-from lm import errors, objectives
+from lm import errors, objectives, types
 from lm.config import resolve as config_lib
 from lm.data import packing, store, tokenizer as tokenizer_lib
 from lm.data.text import words
 from lm.models import attention
-from lm.objectives import base, span, span_noise
+from lm.objectives import span, span_noise
 
 BOS, EOS, MASK = tokenizer_lib.BOS, tokenizer_lib.EOS, tokenizer_lib.MASK
 S0 = tokenizer_lib.SENTINELS[0]
@@ -44,7 +44,7 @@ FORMS = list(itertools.product(span.TARGETS, span.CORRUPTED))
 def record(ids, word=None):
   ids = np.array(ids, np.int32)
   word = np.arange(len(ids)) // 3 if word is None else word
-  return base.Record(ids_L=ids, word_L=np.asarray(word, np.int32))
+  return types.Record(ids_L=ids, word_L=np.asarray(word, np.int32))
 
 
 def chunk(n, rng, end=False):
@@ -407,7 +407,7 @@ def test_every_chunk_fits_a_row_and_its_size_is_told(
         if architecture == 'encoder_decoder':
           read = len(made.encoder_tokens_M)
           assert read <= size.encoder_tokens <= capacity.encoder_tokens
-        most = objective.most(n)
+        most = objective.upper_bound(n)
         assert size.tokens <= most.tokens
         assert size.encoder_tokens <= most.encoder_tokens
       if fields.get('unit', 'token') == 'token':
@@ -417,9 +417,9 @@ def test_every_chunk_fits_a_row_and_its_size_is_told(
 def test_a_longer_chunk_would_not_fit(config):
   for length in (64, 100, 314):
     objective = make(config, 'encoder_decoder', length)
-    assert objective.most(objective.raw_length + 1).positions > length
+    assert objective.upper_bound(objective.raw_length + 1).positions > length
     objective = make(config, 'decoder', length)
-    assert objective.most(objective.raw_length + 1).tokens > length
+    assert objective.upper_bound(objective.raw_length + 1).tokens > length
 
 
 @pytest.mark.parametrize('inputs', ['bidirectional', 'causal'])
@@ -456,9 +456,9 @@ def test_a_continuation_is_one_span_at_the_end(config):
   assert made.encoder_tokens_M.tolist() == [BOS, 310, 311, S0]
   assert made.tokens_L.tolist() == [BOS, S0, 312, 313]
   assert made.weights_L.tolist() == [0, 1, 1, 0]
-  assert objective.continued == 3
-  assert make(config, length=314, mean=64.0).continued == 46
-  assert make(config, length=314, mean=3.0, noise='iid').continued == 1
+  assert objective.scored_at_once == 3
+  assert make(config, length=314, mean=64.0).scored_at_once == 46
+  assert make(config, length=314, mean=3.0, noise='iid').scored_at_once == 1
 
 
 @pytest.mark.parametrize('form', FORMS)

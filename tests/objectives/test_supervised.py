@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import runs
 
-from lm import objectives, train
+from lm import objectives, train, types
 from lm.config import resolve as config_lib
 from lm.data import tokenizer
-from lm.objectives import base
 from lm.training import metrics
 
 BOS, EOS, SEP, PAD = (
@@ -19,17 +18,17 @@ BOS, EOS, SEP, PAD = (
 
 
 def make(config, architecture, **fields):
-  config.objective.name = 'sequence'
+  config.objective.name = 'supervised'
   config.data.target_column = 'target'
   config.model.architecture = architecture
-  config.objective.sequence.update(fields)
+  config.objective.supervised.update(fields)
   # Also with fields that one architecture alone reads.
   return objectives.make(config_lib.resolve(config, given=()))
 
 
 def record(ids):
   ids = np.array(ids, np.int32)
-  return base.Record(ids_L=ids, word_L=np.arange(len(ids), dtype=np.int32))
+  return types.Record(ids_L=ids, word_L=np.arange(len(ids), dtype=np.int32))
 
 
 def corrupt(objective, ids):
@@ -67,7 +66,7 @@ def test_example_of_the_docstring_on_a_decoder(config):
 
 
 def test_an_encoder_decoder_is_the_default(config):
-  config.objective.name, config.data.target_column = 'sequence', 'target'
+  config.objective.name, config.data.target_column = 'supervised', 'target'
   resolved = config_lib.resolve(config)
   assert resolved.model.architecture == 'encoder_decoder'
 
@@ -143,7 +142,7 @@ def unfinished(monkeypatch):
 def test_a_run_learns_and_goes_on_as_if_never_stopped(
   translation, tmp_path, unfinished
 ):
-  translation.objective.name = 'sequence'
+  translation.objective.name = 'supervised'
   whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
   train.run(translation, whole, 'python')
   lines = [x for x in metrics.read(whole) if x['split'] == 'train']

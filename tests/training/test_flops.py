@@ -12,7 +12,7 @@ from experiments import base
 from lm import models, objectives, types as lm_types
 from lm.config import check, resolve as config_lib
 from lm.data import packing
-from lm.objectives import token_loss
+from lm.models import readout
 from lm.training import flops
 
 SHAPES = {
@@ -105,7 +105,7 @@ def xla_flops(shape: str, what: str) -> float:
 
   def logits(params):
     hidden = model.hidden(params, batch)
-    return model.logits(params, token_loss.read_out(hidden, batch)[0])
+    return model.logits(params, readout.read_out(hidden, batch)[0])
 
   function = {'forward': logits, 'gradient': jax.grad(loss)}[what]
   return jax.jit(function).lower(params).compile().cost_analysis()['flops']

@@ -1,9 +1,9 @@
 """Source to target: docstrings to the code of their functions.
 
-python run.py --config=experiments/sequence.py           encoder-decoder, 2 + 2
-python run.py --config=experiments/sequence.py:deep      4 + 4
-python run.py --config=experiments/sequence.py:decoder   one stack
-python run.py --config=experiments/sequence.py:smoke
+python run.py --config=experiments/supervised.py        encoder-decoder, 2 + 2
+python run.py --config=experiments/supervised.py:deep      4 + 4
+python run.py --config=experiments/supervised.py:decoder   one stack
+python run.py --config=experiments/supervised.py:smoke
 
 Supervised pairs (Sutskever et al. 2014; Vaswani et al. 2017), of Python's own
 standard library.
@@ -17,7 +17,7 @@ from experiments import causal
 
 def get_config(variant: str = ''):
   """See `causal.get_sided_config` for the variants."""
-  config = causal.get_sided_config('sequence', variant)
+  config = causal.get_sided_config('supervised', variant)
   config.data.source = 'stdlib'
   config.data.target_column = 'code'
   return config
