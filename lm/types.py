@@ -232,6 +232,8 @@ class ObjectiveSpec:
   architectures: values of `model.architecture` that it trains; the first is
     the default.
   attention: patterns that its Examples can ask the model for.
+  inputs_hold_targets: whether tokens that are predicted can be among what is
+    read, as those that BERT keeps, and all that deshuffling reorders.
   data: records that it reads: `text` (chunks of documents, never of pairs),
     `pairs`, or `any` (pairs as text with SEP between their sides).
   fields: declarations of its own config section, see `lm/field.py`.
@@ -243,6 +245,7 @@ class ObjectiveSpec:
   make: Callable[..., Objective]
   architectures: tuple[str, ...]
   attention: tuple[str, ...]
+  inputs_hold_targets: bool = False
   data: str = 'any'
   fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   reads: tuple[str, ...] = ()

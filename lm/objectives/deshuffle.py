@@ -35,6 +35,7 @@ SPEC = types.ObjectiveSpec(
   make=make,
   architectures=('encoder_decoder', 'decoder'),
   attention=('prefix', 'causal'),
+  inputs_hold_targets=True,
   data='text',
   reads=('objective.inputs',),
 )

@@ -243,5 +243,6 @@ SPEC = types.ObjectiveSpec(
   make=make,
   architectures=('encoder',),
   attention=('bidirectional',),
+  inputs_hold_targets=True,
   check=check,
 )
