@@ -320,7 +320,8 @@ def _examples(
     if len(examples) > 1:
       notes.append(f'example {part} of {len(examples)}')
     if mixed:
-      notes.append(f'component {example.component_L[0]} of the mixture')
+      component = 0 if example.component_L is None else example.component_L[0]
+      notes.append(f'component {component} of the mixture')
     yield variant.view(
       packing.pack([example], size, variant.objective.arrays),
       tokenizer,

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from experiments import base
 from lm import errors, objectives, types
 from lm.config import resolve as config_lib
 from lm.data import packing, pipeline, store, tokenizer
@@ -24,7 +25,7 @@ def split(tmp_path_factory):
 
 
 def objective():
-  config = types.get_config()
+  config = base.get_config()
   config.data.sequence_length = L
   return objectives.make(config_lib.resolve(config))
 

@@ -522,9 +522,7 @@ def test_any_other_objective_reads_pairs_as_text(chinese, tmp_path):
   every = np.concatenate([split.read(d)[0] for d in range(len(split))])
   assert sorted(seen) == sorted(every.tolist())
   # What is scored is what is learnt.
-  allowed_V = passages.allowed_ids(
-    prepared.tokenizer(), end=True, separator=True
-  )
+  allowed_V = prepared.tokenizer().allowed_ids(end=True, separator=True)
   for passage in passages.documents(prepared.held_out('test')):
     assert allowed_V[passage.scored].all()
 

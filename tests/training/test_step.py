@@ -63,7 +63,7 @@ def _example(rng, length: int, objective):
   """A random text of `length` positions."""
   ids = rng.integers(tokenizer.NUM_SPECIAL, tokenizer.FIRST_PIECE, length)
   ids = ids.astype(np.int32)
-  record = objectives.base.Record(ids_L=ids, word_L=np.arange(length))
+  record = types.Record(ids_L=ids, word_L=np.arange(length))
   return objective.corrupt(record, rng)[0]
 
 
