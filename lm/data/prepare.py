@@ -100,7 +100,7 @@ def prepare(
     'inputs': [_hash_inputs(source) for source in sources],
   }
   digest = hashlib.sha256(json.dumps(fingerprint).encode()).hexdigest()[:16]
-  # An entry's name can be a path, so a mixture has none of them.
+  # An entry's name can be a path, so a mixture is not named after its entries.
   name = 'mixture' if config_data.sources else sources[0].name
   directory = pathlib.Path(
     config_data.directory or f'runs/data/{name}-{digest}'
@@ -217,7 +217,7 @@ def _collect_settings(config_data, sources) -> collect.Settings:
 
 
 def default_rules(*, packaged: bool, pairs: bool) -> tuple[str, ...]:
-  """Default rules; of packaged text, only those that are asked for apply."""
+  """Default rules; packaged text is kept as its authors wrote it."""
   if pairs:
     return ('unicode', 'scrub')
   if packaged:
