@@ -246,10 +246,10 @@ def _records(
     length = min(cfg.tokens, *longest)
     (documents,) = np.nonzero(split.lengths <= length)
     starts = np.zeros(len(documents), np.int64)
-    spans = mixture.Spans(documents, starts, split.lengths[documents])
+    spans = mixture.Ranges(documents, starts, split.lengths[documents])
   else:
     length = min(cfg.tokens, *(one.raw_length for one in made))
-    spans = mixture.spans(
+    spans = mixture.ranges(
       split.lengths, split.sources, data.weights, seed=cfg.seed, epoch=0
     )
   ends = np.cumsum(-(-(spans.stop - spans.start) // length))
@@ -269,7 +269,7 @@ def _records(
 
 
 def _chunk(
-  spans: mixture.Spans, ends: np.ndarray, length: int, number: int
+  spans: mixture.Ranges, ends: np.ndarray, length: int, number: int
 ) -> tuple[int, int, int]:
   """Document, start and stop of a chunk; spans[i] has the last at ends[i]."""
   span = int(np.searchsorted(ends, number, side='right'))

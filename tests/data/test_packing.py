@@ -13,7 +13,7 @@ L = 16
 
 @pytest.fixture(scope='module')
 def split(tmp_path_factory):
-  """30 documents of 1 to 60 tokens; each id tells document and place."""
+  """30 documents of 1 to 60 tokens; each id encodes document and place."""
   writer = store.Writer(tmp_path_factory.mktemp('split') / 'train')
   rng = np.random.default_rng(0)
   for document, n in enumerate(rng.integers(1, 60, 30)):

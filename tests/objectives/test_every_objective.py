@@ -292,6 +292,18 @@ def test_corruption_is_a_function_of_record_and_generator(name, architecture):
 
 
 @every
+def test_records_may_be_read_only(name, architecture):
+  objective = setting(name, architecture).objective
+  for seed in range(20):
+    rng = np.random.default_rng(seed)
+    one = record(rng, lengths_of(objective)[0], pair=objective.pairs)
+    one.ids_L.setflags(write=False)
+    one.word_L.setflags(write=False)
+    examples = objective.corrupt(one, rng)
+    packing.pack(examples, objective.capacity, objective.arrays)
+
+
+@every
 def test_segments_begin_with_bos_and_specials_are_never_corrupted(
   name, architecture
 ):
