@@ -183,7 +183,7 @@ def _ours_all_logits(given) -> float:
   return _ours(given, all_logits=True)
 
 
-def _products(given) -> float:
+def _matrix_products(given) -> float:
   """The matrix products of our causal step alone, each by XLA on its own.
 
   A product and the two of its gradient; of attention, the causal blocks. No
@@ -387,7 +387,7 @@ def _torch_speed(model, optimizer, loss, tokens: int = B * L) -> float:
 MEASURES = {
   'causal': {
     'ours': _ours,
-    'products': _products,
+    'products': _matrix_products,
     'nanodo': _nanodo,
     'nanogpt': _nanogpt,
   },

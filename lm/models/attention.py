@@ -146,7 +146,7 @@ def attend(
   )
 
 
-def attend_across(
+def cross_attend(
   q_BxLxHxK: jax.Array,
   k_BxMxGxK: jax.Array,
   v_BxMxGxK: jax.Array,

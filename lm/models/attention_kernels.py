@@ -196,7 +196,7 @@ def _pallas_gpu_obstacle(case: Case) -> str:
   return _first(
     *_on_gpu(case),
     _without_bias(case),
-    _of_whole_blocks(case),
+    _in_whole_blocks(case),
     (
       _head_bytes(case.K, case.dtype) > 512,
       'needs heads (model.head_size) of at most 128 in float32 '
@@ -237,7 +237,7 @@ def _splash_obstacle(case: Case) -> str:
   return _first(
     (case.platform != 'tpu', f'runs on TPU, not on {case.platform}'),
     _without_bias(case),
-    _of_whole_blocks(case),
+    _in_whole_blocks(case),
   )
 
 
@@ -260,7 +260,7 @@ def _on_gpu(case: Case) -> tuple[_Check, _Check]:
   )
 
 
-def _of_whole_blocks(case: Case) -> _Check:
+def _in_whole_blocks(case: Case) -> _Check:
   return (
     case.L % _BLOCK != 0,
     'needs data.sequence_length (of an encoder-decoder, each side of it) to be '

@@ -130,8 +130,8 @@ Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 class Attends(NamedTuple):
   """How a layer's heads meet: its own positions, and those of an encoder."""
 
-  own: Attend
-  across: Attend | None = None
+  self_attend: Attend
+  cross_attend: Attend | None = None
 
 
 class Attention(nn.Module):
@@ -224,20 +224,20 @@ class Block(nn.Module):
 
     y_BxLxD = before('attention_norm', x_BxLxD)
     mixed_BxLxD, kept = Attention(cfg, name='attention')(
-      y_BxLxD, y_BxLxD, position_BxL, attends.own
+      y_BxLxD, y_BxLxD, position_BxL, attends.self_attend
     )
     x_BxLxD = after('attention_norm', x_BxLxD + dropout(mixed_BxLxD))
-    kept_across = None
+    cross_kept = None
     if cfg.cross:
-      read_BxLxD, kept_across = Attention(
+      read_BxLxD, cross_kept = Attention(
         cfg, rotary=False, name='cross_attention'
       )(
         before('cross_attention_norm', x_BxLxD),
         encoded_BxMxD,
         position_BxL,
-        attends.across,
+        attends.cross_attend,
       )
       x_BxLxD = after('cross_attention_norm', x_BxLxD + dropout(read_BxLxD))
     h_BxLxD = FeedForward(cfg, name='mlp')(before('mlp_norm', x_BxLxD))
     x_BxLxD = after('mlp_norm', x_BxLxD + dropout(h_BxLxD))
-    return x_BxLxD, (kept, kept_across)
+    return x_BxLxD, (kept, cross_kept)

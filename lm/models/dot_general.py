@@ -51,22 +51,26 @@ def _product(count, precision, x, kernel):
 
 def _forward(count, precision, x, kernel):
   # Not by `_product`: what rematerialization keeps it tells by `dot_general`.
-  inside = _last(count, x), tuple(range(count))
-  y = lax.dot_general(x, kernel, (inside, ((), ())), precision)
+  contract_inner = _last(count, x), tuple(range(count))
+  y = lax.dot_general(x, kernel, (contract_inner, ((), ())), precision)
   return y, (x, kernel)
 
 
 def _backward(count, precision, residuals, gradient):
   x, kernel = residuals
   outs = _last(kernel.ndim - count, kernel)
-  of_outs = _last(len(outs), gradient), outs
+  contract_outs = _last(len(outs), gradient), outs
   rows = tuple(range(x.ndim - count))
-  of_rows = rows, rows
-  d_x = lax.dot_general(gradient, kernel, (of_outs, ((), ())), precision)
+  contract_rows = rows, rows
+  d_x = lax.dot_general(gradient, kernel, (contract_outs, ((), ())), precision)
   if math.prod(kernel.shape[:count]) <= math.prod(kernel.shape[count:]):
-    d_kernel = lax.dot_general(x, gradient, (of_rows, ((), ())), precision)
+    d_kernel = lax.dot_general(
+      x, gradient, (contract_rows, ((), ())), precision
+    )
   else:
-    d_turned = lax.dot_general(gradient, x, (of_rows, ((), ())), precision)
+    d_turned = lax.dot_general(
+      gradient, x, (contract_rows, ((), ())), precision
+    )
     order = (*range(len(outs), kernel.ndim), *range(len(outs)))
     d_kernel = lax.transpose(d_turned, order)
   return d_x, d_kernel

@@ -102,7 +102,7 @@ class _TwoStacks:
     cache = {
       'length': jnp.sum(batch.segment_BxL != 0, axis=1, dtype=jnp.int32),
       # A row that fills up a batch, of padding alone, sees it.
-      'sees': real_BxM | ~jnp.any(real_BxM, axis=1, keepdims=True),
+      'encoder_mask': real_BxM | ~jnp.any(real_BxM, axis=1, keepdims=True),
       'layers': kept,
     }
     return hidden_BxLxD, cache
@@ -118,11 +118,11 @@ class _TwoStacks:
       x_BxTxD,
       position_BxT,
       cache['layers'],
-      cache['sees'],
+      cache['encoder_mask'],
     )
     return hidden_BxTxD, {
       'length': cache['length'] + T,
-      'sees': cache['sees'],
+      'encoder_mask': cache['encoder_mask'],
       'layers': kept,
     }
 

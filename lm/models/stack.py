@@ -118,19 +118,19 @@ class Stack:
     attends = self._attends(params, rows, encoded)
     padding = ((0, 0), (0, length - x_BxLxD.shape[1]), (0, 0), (0, 0))
 
-    def own(q, k, v):
-      heads, _ = attends.own(q, k, v)
+    def self_attend(q, k, v):
+      heads, _ = attends.self_attend(q, k, v)
       return heads, (jnp.pad(k, padding), jnp.pad(v, padding))
 
-    def across(q, k, v):
-      heads, _ = attends.across(q, k, v)
+    def cross_attend(q, k, v):
+      heads, _ = attends.cross_attend(q, k, v)
       return heads, (k, v)
 
     return self._decode(
       params,
       x_BxLxD,
       rows.position_BxL,
-      [blocks.Attends(own, across)] * self.cfg.N,
+      [blocks.Attends(self_attend, cross_attend)] * self.cfg.N,
       None if encoded is None else encoded.hidden_BxMxD,
     )
 
@@ -140,13 +140,14 @@ class Stack:
     x_BxTxD: jax.Array,
     position_BxT: jax.Array,
     past: Sequence[Any],
-    sees_BxM: jax.Array | None = None,
+    encoder_mask_BxM: jax.Array | None = None,
   ) -> tuple[jax.Array, list[Any]]:
     """Hidden states of new positions, and what `start` keeps, with them.
 
     Args:
       past: what was kept.
-      sees_BxM: the encoder's positions that a row reads; None without one.
+      encoder_mask_BxM: bool, the encoder's positions that a row reads; None
+        without an encoder.
     """
     bias_BxHxTxM = None
     if self.cfg.position == 'relative':
@@ -158,22 +159,23 @@ class Stack:
       )
     row_Bx1 = jnp.arange(len(position_BxT))[:, None]
 
-    def attends(kept, kept_across):
-      def own(q, k, v):
+    def attends(kept, cross_kept):
+      def self_attend(q, k, v):
         k = kept[0].at[row_Bx1, position_BxT].set(k, mode='drop')
         v = kept[1].at[row_Bx1, position_BxT].set(v, mode='drop')
         heads = attention_lib.attend_cached(q, k, v, position_BxT, bias_BxHxTxM)
         return heads, (k, v)
 
-      def across(q, k, v):
+      def cross_attend(q, k, v):
         del k, v  # of no position
         mask_BxTxM = jnp.broadcast_to(
-          sees_BxM[:, None], (*position_BxT.shape, sees_BxM.shape[1])
+          encoder_mask_BxM[:, None],
+          (*position_BxT.shape, encoder_mask_BxM.shape[1]),
         )
-        heads = attention_lib.reference(q, *kept_across, mask_BxTxM)
-        return heads, kept_across
+        heads = attention_lib.reference(q, *cross_kept, mask_BxTxM)
+        return heads, cross_kept
 
-      return blocks.Attends(own, across)
+      return blocks.Attends(self_attend, cross_attend)
 
     return self._decode(
       params,
@@ -196,7 +198,7 @@ class Stack:
         bidirectional=cfg.attention != 'causal',
       )
 
-    def own(q, k, v):
+    def self_attend(q, k, v):
       heads = attention_lib.attend(
         q,
         k,
@@ -210,8 +212,8 @@ class Stack:
       )
       return heads, None
 
-    def across(q, k, v):
-      heads = attention_lib.attend_across(
+    def cross_attend(q, k, v):
+      heads = attention_lib.cross_attend(
         q,
         k,
         v,
@@ -221,7 +223,7 @@ class Stack:
       )
       return heads, None
 
-    return blocks.Attends(own, across)
+    return blocks.Attends(self_attend, cross_attend)
 
   def _decode(self, params, x_BxTxD, position_BxT, attends, encoded_BxMxD):
     """Runs the layers unrolled, each with `attends` of its own."""

@@ -21,7 +21,7 @@ from lm.objectives import layout, masking
 # off and drawn again, since clipped ones have 4.5.
 SPAN_P, SPAN_LONGEST = 0.2, 10
 
-Unit = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
+Select = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
 
 
 def make(
@@ -40,7 +40,7 @@ def make(
     corrupt=functools.partial(
       corrupt,
       rate=cfg.rate,
-      unit=UNITS[cfg.unit],
+      select=UNITS[cfg.unit],
       mask_share=cfg.mask_share,
       random_share=cfg.random_share,
       pieces=len(tokenizer.pieces) if tokenizer else config.data.vocab_size,
@@ -78,7 +78,7 @@ def corrupt(
   rng: np.random.Generator,
   *,
   rate: float,
-  unit: Unit,
+  select: Select,
   mask_share: float,
   random_share: float,
   pieces: int,
@@ -101,7 +101,7 @@ def corrupt(
   """
   maskable = masking.maskable(record.ids_L)
   k = count(len(maskable), rate)
-  places = maskable[unit(record.word_L[maskable], k, rng)]
+  places = maskable[select(record.word_L[maskable], k, rng)]
   draw = rng.random(len(places))
   random_ids = rng.integers(tokenizer_lib.NUM_SPECIAL, pieces, len(places))
   read = np.where(
@@ -144,12 +144,16 @@ def one_masked(
   return masking.example(ids_L, np.array([len(context) + index]))
 
 
-def tokens(word_M: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
+def select_tokens(
+  word_M: np.ndarray, k: int, rng: np.random.Generator
+) -> np.ndarray:
   """Exactly k tokens; each set of k is as likely."""
   return masking.subset(len(word_M), k, rng)
 
 
-def words(word_M: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
+def select_words(
+  word_M: np.ndarray, k: int, rng: np.random.Generator
+) -> np.ndarray:
   """Whole words, drawn in random order; one that makes it more than k is left.
 
   That is at most k tokens, and more than k - the longest word: a word that was
@@ -179,7 +183,9 @@ def fill(bounds: np.ndarray, order: np.ndarray, k: int) -> np.ndarray:
   return np.flatnonzero(np.repeat(chosen, lengths))
 
 
-def spans(word_M: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
+def select_spans(
+  word_M: np.ndarray, k: int, rng: np.random.Generator
+) -> np.ndarray:
   """Exactly k tokens, in spans of whole words but for the last one's end.
 
   A span has 1 to 10 words, see SPAN_P, and begins at a word that is not chosen
@@ -221,7 +227,11 @@ def cover(
 
 # objective.masked.unit -> (word of each maskable token, k, rng) -> which of
 # them are chosen, as numbers below len(word_M).
-UNITS: dict[str, Unit] = {'token': tokens, 'word': words, 'span': spans}
+UNITS: dict[str, Select] = {
+  'token': select_tokens,
+  'word': select_words,
+  'span': select_spans,
+}
 
 _SPAN_SHARES = (1 - SPAN_P) ** np.arange(SPAN_LONGEST)
 _SPAN_SHARES /= _SPAN_SHARES.sum()

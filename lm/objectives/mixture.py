@@ -27,7 +27,7 @@ WEIGHTINGS = ('tokens', 'terms')
 # Of either side of an encoder-decoder, what one of several components' examples
 # may take. Some fill the encoder and some the decoder: with shorter chunks one
 # of each fits a row, which has half as much padding.
-_PART = 0.6
+_SHARE_OF_SIDE = 0.6
 
 # Chunks whose sizes are drawn to learn how much of each side a component takes.
 _DRAWS = 64
@@ -39,19 +39,19 @@ def check(config):
     name, spec = component.objective, objectives.OBJECTIVES[component.objective]
     allowed = ' or '.join(map(repr, spec.architectures))
     if not _shared_architectures(spec):
-      raise mixture_components.mistake(
+      raise mixture_components.component_error(
         number,
         f"objective '{name}' trains model.architecture={allowed}, on which "
         f'there are no mixtures; train it alone, and mix {_mixable()}',
       )
     if config.model.architecture not in spec.architectures:
-      raise mixture_components.mistake(
+      raise mixture_components.component_error(
         number,
         f"objective '{name}' trains model.architecture={allowed}, not "
         f"'{config.model.architecture}'; change one",
       )
     if spec.data == 'pairs':
-      raise mixture_components.mistake(
+      raise mixture_components.component_error(
         number,
         f"objective '{name}' is trained on pairs, and mixtures on text; train "
         f'it alone, and mix {_mixable()}',
@@ -59,7 +59,7 @@ def check(config):
     try:
       spec.check(component.config(config))
     except errors.UserError as error:
-      raise mixture_components.mistake(number, str(error)) from None
+      raise mixture_components.component_error(number, str(error)) from None
 
 
 def _shared_architectures(spec: types.ObjectiveSpec) -> set[str]:
@@ -88,7 +88,7 @@ def make(config, tokenizer=None) -> types.Objective:
   draw = functools.partial(_pieces, parts=parts, edges=edges)
   causal = {part.objective.attention for part in parts} == {'causal'}
   scored, scorer = _scored(parts)
-  kinds = {kind for part in parts for kind in part.objective.generates}
+  strategies = {name for part in parts for name in part.objective.generates}
   fillings = [part.filling for part in parts if part.objective.filling]
   return types.Objective(
     raw_length=max(part.raw_length for part in parts),
@@ -102,7 +102,9 @@ def make(config, tokenizer=None) -> types.Objective:
     continuation=scored and scored.continuation,
     scored_at_once=scored and scored.objective.scored_at_once,
     filling=fillings[0] if fillings else None,
-    generates=tuple(k for k in ('continuation', 'spans') if k in kinds),
+    generates=tuple(
+      name for name in ('continuation', 'spans') if name in strategies
+    ),
   )
 
 
@@ -174,7 +176,7 @@ def _parts(config, tokenizer) -> tuple[list[_Part], types.Size]:
   if len(drafts) == 1:  # As it is without a mixture.
     raw_lengths = [drafts[0].objective.raw_length]
   else:
-    share = _PART if capacity.encoder_tokens else 1.0
+    share = _SHARE_OF_SIDE if capacity.encoder_tokens else 1.0
     limits = (
       int(share * capacity.tokens),
       int(share * capacity.encoder_tokens),
@@ -199,7 +201,7 @@ def _parts(config, tokenizer) -> tuple[list[_Part], types.Size]:
 
 def _check_pools(part: _Part, name: str):
   if part.objective.upper_bound is None or part.objective.loss is not None:
-    raise mixture_components.mistake(
+    raise mixture_components.component_error(
       part.index,
       f"objective '{name}' has a loss of its own, which cannot be pooled with "
       f'others; train it alone, and mix {_mixable()}',
@@ -215,7 +217,7 @@ def _check_length(part: _Part, length: int):
   try:
     part.objective.check_length(part.raw_length)
   except errors.UserError as error:
-    raise mixture_components.mistake(part.index, str(error)) from None
+    raise mixture_components.component_error(part.index, str(error)) from None
 
 
 def _capacity(parts: Sequence[_Part], length: int) -> types.Size:

@@ -61,10 +61,10 @@ class Component:
     Raises:
       UserError: a field is unknown or not of its type.
     """
-    own = ml_collections.ConfigDict(config.to_dict())
-    own.objective.name = self.objective
-    own.data.sequence_length -= bool(self.mode)
-    section = own.objective.get(self.objective, {})
+    alone = ml_collections.ConfigDict(config.to_dict())
+    alone.objective.name = self.objective
+    alone.data.sequence_length -= bool(self.mode)
+    section = alone.objective.get(self.objective, {})
     for field, value in self.fields:
       path = f'objective.{self.objective}.{field}'
       if field not in section:
@@ -78,7 +78,7 @@ class Component:
         raise errors.UserError(
           f'{path}={value!r} is not of the type {kind}; give one that is'
         ) from None
-    return own
+    return alone
 
 
 def read(config) -> tuple[Component, ...]:
@@ -109,7 +109,7 @@ def names(found: Sequence[Component]) -> list[str]:
   return distinct
 
 
-def mistake(number: int, message: str) -> errors.UserError:
+def component_error(number: int, message: str) -> errors.UserError:
   """What is wrong with a component, by its place."""
   return errors.UserError(f'objective.mixture.components[{number}]: {message}')
 
@@ -119,13 +119,15 @@ def _component(number: int, entry: Any) -> Component:
     share, mode, name, fields = entry
     pairs = tuple((field, value) for field, value in fields)
   except (TypeError, ValueError):
-    raise mistake(
+    raise component_error(
       number, f"{entry!r} is not (share, mode or '', objective, fields)"
     ) from None
   if isinstance(share, bool) or not isinstance(share, int | float):
-    raise mistake(number, f'the share {share!r} is no number')
+    raise component_error(number, f'the share {share!r} is no number')
   if not 0 < share < float('inf'):
-    raise mistake(number, f'the share {share} is out of range: give above 0')
+    raise component_error(
+      number, f'the share {share} is out of range: give above 0'
+    )
   choices = [name for name in objectives.OBJECTIVES if name != 'mixture']
   for kind, value, allowed in (
     ('mode', mode, list(MODES)),
@@ -133,5 +135,7 @@ def _component(number: int, entry: Any) -> Component:
   ):
     if value not in allowed:
       listed = ', '.join(choice or "''" for choice in allowed)
-      raise mistake(number, f"unknown {kind} '{value}'; choose from {listed}")
+      raise component_error(
+        number, f"unknown {kind} '{value}'; choose from {listed}"
+      )
   return Component(float(share), mode, name, pairs)

@@ -100,7 +100,7 @@ def _check_sentinels(raw_length: int, *, cfg, length: int):
   if cfg.corrupted != 'sentinel':
     return
   noise = span_noise.Noise(cfg.rate, cfg.mean, cfg.noise, cfg.unit)
-  needed = max(noise.bounds(n).sentinels for n in range(1, raw_length + 1))
+  needed = max(noise.bounds(n).max_sentinels for n in range(1, raw_length + 1))
   if needed > len(tokenizer_lib.SENTINELS):
     raise errors.UserError(
       f'data.sequence_length={length} with objective.span.rate={cfg.rate} and '
@@ -147,13 +147,13 @@ class Form:
     """
     inputs, targets = n, n - end + 1
     if self.corrupted == 'sentinel':
-      inputs = n - bounds.least + min(bounds.runs, bounds.least)
+      inputs = n - bounds.min_tokens + min(bounds.max_runs, bounds.min_tokens)
     elif self.corrupted == 'drop':
-      inputs = n - bounds.least
+      inputs = n - bounds.min_tokens
     if self.target == 'spans':
-      targets = bounds.most + 1
+      targets = bounds.max_tokens + 1
       if self.corrupted == 'sentinel':
-        targets += bounds.sentinels
+        targets += bounds.max_sentinels
     return inputs, targets
 
   def _inputs(self, text_L: np.ndarray, noise_L: np.ndarray) -> np.ndarray:
@@ -237,11 +237,11 @@ def _lengths(
 
 def _scored_at_once(noise: span_noise.Noise, raw_length: int) -> int:
   """Tokens of a block that is scored: those of a usual span."""
-  most, _ = noise.counts(max(raw_length, 1))
+  tokens, _ = noise.counts(max(raw_length, 1))
   if noise.unit == 'sentence':
-    return most
+    return tokens
   mean = 1 / (1 - noise.rate) if noise.kind == 'iid' else noise.mean
-  return min(max(1, round(mean)), most)
+  return min(max(1, round(mean)), tokens)
 
 
 def _continuation(

@@ -30,10 +30,10 @@ class Bounds:
   run and one that closes the targets where text comes last.
   """
 
-  least: int
-  most: int
-  runs: int
-  sentinels: int
+  min_tokens: int
+  max_tokens: int
+  max_runs: int
+  max_sentinels: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,21 +79,21 @@ class Noise:
     noise, runs = self.counts(n, end)
     if text < 2:
       return Bounds(noise, noise, text, 1)
-    least = noise
+    min_tokens = noise
     if self.unit != 'token':
-      least = max(1, noise - max(8, noise // 8))
+      min_tokens = max(1, noise - max(8, noise // 8))
     if self.unit == 'sentence':
-      most = min(noise + max(8, noise // 8), text - 1)
-      runs = max(2, 1 + most // 16)
-      return Bounds(least, most, runs, runs + 1)
+      max_tokens = min(noise + max(8, noise // 8), text - 1)
+      runs = max(2, 1 + max_tokens // 16)
+      return Bounds(min_tokens, max_tokens, runs, runs + 1)
     if self.kind == 'iid':
-      between = min(noise, text - least)
-      return Bounds(least, noise, min(noise, between + 1), between + 1)
+      between = min(noise, text - min_tokens)
+      return Bounds(min_tokens, noise, min(noise, between + 1), between + 1)
     if runs == 1:
       # Rolled; it may have both ends of the chunk.
       sentinels = 2 if self.unit == 'token' else 3
-      return Bounds(least, noise, min(2, noise), sentinels)
-    return Bounds(least, noise, runs, runs + (self.unit == 'word'))
+      return Bounds(min_tokens, noise, min(2, noise), sentinels)
+    return Bounds(min_tokens, noise, runs, runs + (self.unit == 'word'))
 
   def draw(self, n: int, rng: np.random.Generator) -> np.ndarray | float | None:
     """What `place` puts noise by: a number a token, one number, or nothing."""
@@ -114,8 +114,8 @@ class Noise:
     for end in (False, True):
       bounds = self.bounds(n, end)
       noise, runs = self.counts(n, end)
-      told = self.kind == 'iid' or runs == 1
-      if self.unit == 'token' and told and n - end > 1:
+      exact = self.kind == 'iid' or runs == 1
+      if self.unit == 'token' and exact and n - end > 1:
         bounds = _measured(self.place(n - end, noise, drawn))
       found.append(bounds)
     return found
@@ -160,7 +160,7 @@ class Noise:
     if isinstance(drawn, float):
       rolled = (np.arange(n) - int(drawn * n)) % n
       return rolled >= n - noise
-    return _least(drawn[:n], noise)
+    return _smallest(drawn[:n], noise)
 
 
 def random_segmentation(
@@ -256,7 +256,7 @@ def _measured(mask_L: np.ndarray) -> Bounds:
   return Bounds(noise, noise, runs, runs + (not mask_L[-1]))
 
 
-def _least(drawn_L: np.ndarray, count: int) -> np.ndarray:
+def _smallest(drawn_L: np.ndarray, count: int) -> np.ndarray:
   """Whether each number is one of the `count` least."""
   mask_L = np.zeros(len(drawn_L), bool)
   mask_L[np.argpartition(drawn_L, count - 1)[:count]] = True
@@ -304,7 +304,7 @@ def _words(
     word = words[rng.integers(len(words))]
     chosen_U[word] = True
     total += int(lengths_U[word])
-  if total < bounds.least:
+  if total < bounds.min_tokens:
     return mask_L
   return np.repeat(chosen_U, lengths_U)
 
@@ -329,7 +329,7 @@ def _words_iid(
   """Whole words in random order, each that fits; tokens if none do."""
   mask_L = _in_random_order(word_L, noise, bounds, rng)
   if mask_L is None:
-    return _least(rng.random(len(word_L)), noise)
+    return _smallest(rng.random(len(word_L)), noise)
   return mask_L
 
 
@@ -359,16 +359,16 @@ def _in_random_order(
   total = runs = 0
   for unit in rng.permutation(len(lengths)).tolist():
     after = total + lengths[unit]
-    if after > bounds.most or abs(after - noise) >= abs(total - noise):
+    if after > bounds.max_tokens or abs(after - noise) >= abs(total - noise):
       continue
     # Alone it is one run more, between two it is one less.
     change = 1 - chosen[unit] - chosen[unit + 2]
-    if runs + change > bounds.runs:
+    if runs + change > bounds.max_runs:
       continue
     chosen[unit + 1] = True
     total, runs = after, runs + change
     if total == noise:
       break
-  if total < bounds.least:
+  if total < bounds.min_tokens:
     return None
   return np.repeat(chosen[1:-1], lengths_U)
