@@ -190,11 +190,11 @@ class Objective:
     mixture's components.
   continuation(context, scored): the Example, in the trained format, in which
     the ids `scored` follow the ids `context`; its weights are 1 where they are
-    predicted, in their order, and 0 elsewhere. None: text cannot be scored.
+    predicted, in their order, and 0 elsewhere. None: not supported.
   scored_at_once: maximum number of tokens that one such Example can score;
     None: unlimited.
   filling(inputs, targets): the Example whose targets fill in the sentinels of
-    the inputs. None: the objective has no sentinels.
+    the inputs. None: not supported.
   generates: strategies of `generation/strategies.py` that it supports:
     `continuation`, `masks` (the candidates at each [MASK]), `spans` (behind
     sentinels), `unmasking` (of a continuation or of masks, over some steps),

@@ -1,10 +1,11 @@
-"""The product of activations and weights, its gradient written out.
+"""The product of activations and weights, with an explicit gradient.
 
-Left to JAX, the gradient of the weights is `gradient x activations`, transposed
-afterwards. XLA multiplies on CPU only what is contracted last on the left and
-first on the right, so it copies the left one to the other order, and where that
-is the wide side of an MLP, or of the vocabulary, the copy takes up to four
-times the product's own time. Here the narrower one of the two stands left.
+JAX's gradient of the weights is `gradient x activations`, transposed
+afterwards. On CPU, XLA multiplies only operands whose contracted axis is last
+on the left and first on the right, so it copies the left one to the other
+order. Where that is the wide side of an MLP or of the vocabulary, the copy
+takes up to four times as long as the product. Here the narrower operand is on
+the left.
 """
 
 import functools
@@ -17,12 +18,12 @@ from jax import lax
 def dot_general(
   x: jax.Array, kernel: jax.Array, dimension_numbers, precision=None
 ) -> jax.Array:
-  """What Flax's layers take for `lax.dot_general`, of which it is a case.
+  """A special case of `lax.dot_general`, for Flax's layers to use.
 
   Args:
     x: [..., C...].
     kernel: [C..., O...].
-    dimension_numbers: those of C, no batch.
+    dimension_numbers: the axes of C, without batch axes.
     precision: see `lax.dot_general`.
 
   Returns:
@@ -50,7 +51,7 @@ def _product(count, precision, x, kernel):
 
 
 def _forward(count, precision, x, kernel):
-  # Not by `_product`: what rematerialization keeps it tells by `dot_general`.
+  # Not `_product`: policies of rematerialization look for `lax.dot_general`.
   contract_inner = _last(count, x), tuple(range(count))
   y = lax.dot_general(x, kernel, (contract_inner, ((), ())), precision)
   return y, (x, kernel)
