@@ -327,7 +327,9 @@ def _only_evaluated(abstract_state: step.TrainState) -> step.TrainState:
 
 def _position_rows(state: dict[str, Any]) -> int | None:
   """Rows of the learned position table in a state's shapes, if there is one."""
-  leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+  # Not of its slots, whose shapes may differ from the table's.
+  evaluated = {name: state.get(name) for name in ('params', 'average')}
+  leaves, _ = jax.tree_util.tree_flatten_with_path(evaluated)
   for path, leaf in leaves:
     name = parameter_rules.path_name(path)
     if name.endswith('/position/embedding') and leaf is not ocp.PLACEHOLDER:
