@@ -14,8 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
-# Name of a loss term -> (sum, weight), two float32 scalars. The one division is
-# in `training/step.py`.
+# Name of a loss term -> (sum, weight), two float32 scalars. The only division
+# of the two is in `training/step.py`.
 Terms = dict[str, tuple[jax.Array, jax.Array]]
 
 # {'trunk', 'heads', 'networks'}: nested dicts of float32 arrays.
@@ -225,7 +225,7 @@ class Objective:
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveSpec:
-  """What is known of an objective before it is built, beside its `make`.
+  """Properties of an objective that are known before it is built.
 
   make(config, tokenizer) -> Objective for a resolved config. Without a
     tokenizer every id below `data.vocab_size` that is not special counts as a
@@ -272,7 +272,7 @@ class ParameterRules:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-  """What is known of a model family before it is built, beside its `make`.
+  """Properties of a model family that are known before a model is built.
 
   make(config, objective, mesh) -> Model; `mesh` may be None, see
     `models.make`.

@@ -236,7 +236,7 @@ def _matrix_products(given) -> float:
 
 
 def _nanodo(given) -> float:
-  """Measures nanodo's model and its optimizer, which counts accumulation steps."""
+  """Measures nanodo's model and optimizer, which counts accumulation steps."""
   sys.path.insert(0, str(pathlib.Path(given.nanodo).resolve()))
   import jax
   import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Encoder-decoders (Vaswani et al. 2017), with the layers of `one_stack.py`.
+"""Encoder-decoders (Vaswani et al. 2017).
 
 The encoder reads its side of a row in both directions. The decoder reads the
 other side from left to right, and each of its layers attends to the encoder's

@@ -84,8 +84,8 @@ def check(config):
   cfg = config.objective.span
   if cfg.unit == 'sentence' and cfg.noise == 'iid':
     raise errors.UserError(
-      "objective.span.noise='iid' draws tokens or words; those of "
-      "objective.span.unit='sentence' are drawn one by one anyway: leave "
+      "objective.span.noise='iid' draws tokens or words; the sentences of "
+      "objective.span.unit='sentence' are always drawn one by one: leave "
       'objective.span.noise out'
     )
 

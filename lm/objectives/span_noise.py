@@ -175,7 +175,7 @@ class Noise:
 def random_segmentation(
   items: int, segments: int, rng: np.random.Generator
 ) -> np.ndarray:
-  """Random lengths, each at least 1, of segments of `items` items; uniform.
+  """Draws lengths of at least 1 that add up to `items`, uniformly.
 
   items 6, segments 3 -> such as [1 4 1]
   """
@@ -334,7 +334,7 @@ def _edges(chosen_U: np.ndarray) -> np.ndarray:
 def _words_iid(
   word_L: np.ndarray, noise: int, bounds: Bounds, rng: np.random.Generator
 ) -> np.ndarray:
-  """Whole words that fit, in random order; tokens if words cannot do it."""
+  """Whole words that fit, in random order; tokens if out of bounds."""
   mask_L = _in_random_order(word_L, noise, bounds, rng)
   if mask_L is None:
     return _smallest(rng.random(len(word_L)), noise)
