@@ -196,7 +196,7 @@ class Objective:
   filling(inputs, targets): the Example whose targets fill in the sentinels of
     the inputs. None: not supported.
   generates: strategies of `generation/strategies.py` that it supports:
-    `continuation`, `masks` (the candidates at each [MASK]), `spans` (behind
+    `continuation`, `masks` (the candidates at each [MASK]), `spans` (after
     sentinels), `unmasking` (of a continuation or of masks, over some steps),
     `target` (of a source).
   check_length(n): raises UserError unless chunks of up to n tokens can be
