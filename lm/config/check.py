@@ -369,7 +369,7 @@ def _check_mixture(config):
       _check_choices(own, section)
       _check_bounds(own, resolved_later=(), section=section)
     except errors.UserError as error:
-      raise mixture_components.mistake(number, str(error)) from None
+      raise mixture_components.component_error(number, str(error)) from None
 
 
 def _check_shapes(config):

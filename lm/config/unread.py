@@ -120,7 +120,9 @@ def _check_components(config):
     for name, value in component.fields:
       field = f'objective.{component.objective}.{name}'
       if why := _with_others(own, field):
-        raise mixture_components.mistake(number, f'{field}={value!r} {why}')
+        raise mixture_components.component_error(
+          number, f'{field}={value!r} {why}'
+        )
 
 
 def _of_files(config, value) -> str | None:

@@ -133,13 +133,15 @@ class Checkpoints:
       None when there is no checkpoint.
 
     Raises:
-      UserError: there are checkpoints and none can be read.
+      UserError: there are checkpoints and none can be read, or one has a
+        position table of another length.
     """
     failed: dict[int, Exception] = {}
     while steps := [s for s in hosts.decide(self.steps) if s not in failed]:
       try:
         restored = self._restore(steps[0], abstract_state)
       except Exception as error:
+        self._check_positions(steps[0], abstract_state)
         failed[steps[0]] = error
         self._manager.reload()  # a run that is training may have removed it
         continue
@@ -200,6 +202,29 @@ class Checkpoints:
       raise ValueError('the progress does not match its checksum')
     _check_digest(state, progress['digest'])
     return state, progress
+
+  def _check_positions(self, number: int, abstract_state: step.TrainState):
+    """Raises UserError if the checkpoint's position table has other rows.
+
+    Encoder-decoders of older versions have as many as their longer side.
+    """
+    wanted = _position_rows(_as_dict(abstract_state))
+    stored = hosts.decide(lambda: self._stored_position_rows(number))
+    if wanted and stored and wanted != stored:
+      raise errors.UserError(
+        f'{self._directory / str(number)} has {stored} learned positions, but '
+        f"model.position='learned' needs data.sequence_length={wanted}; older "
+        'encoder-decoders cannot be loaded: train this one anew in another '
+        '--workdir'
+      )
+
+  def _stored_position_rows(self, number: int) -> int | None:
+    try:
+      handler = ocp.PyTreeCheckpointHandler()
+      stored = handler.metadata(self._directory / str(number) / 'state')
+      return _position_rows(stored.tree)
+    except Exception:  # damaged, which the caller reports
+      return None
 
   def _read(self, number: int, **items):
     return self._reader.restore(
@@ -298,6 +323,18 @@ def _only_evaluated(abstract_state: step.TrainState) -> step.TrainState:
       for name, part in _as_dict(abstract_state).items()
     }
   )
+
+
+def _position_rows(state: dict[str, Any]) -> int | None:
+  """Rows of the learned position table in a state's shapes, if there is one."""
+  # Not of its slots, whose shapes may differ from the table's.
+  evaluated = {name: state.get(name) for name in ('params', 'average')}
+  leaves, _ = jax.tree_util.tree_flatten_with_path(evaluated)
+  for path, leaf in leaves:
+    name = parameter_rules.path_name(path)
+    if name.endswith('/position/embedding') and leaf is not ocp.PLACEHOLDER:
+      return leaf.shape[0]
+  return None
 
 
 def _leaf_digests(leaves):

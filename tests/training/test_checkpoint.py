@@ -351,6 +351,40 @@ def test_other_slots_than_those_saved_are_noticed(tmp_path, opened):
       opened(tmp_path, writes=False).restore_params(wanted)
 
 
+def test_a_position_table_of_another_length_is_refused(
+  config, tmp_path, opened, caplog
+):
+  """Older encoder-decoders have one; it is no damage."""
+  config.objective.name = 'prefix'
+  config.model.architecture = 'encoder_decoder'
+  config.model.position = 'learned'
+  config = config_lib.resolve(config)
+  model = models.make(config, objectives.make(config))
+  place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  params = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+    jax.eval_shape(model.init, jax.random.PRNGKey(0)),
+  )
+  abstract = dataclasses.replace(_abstract(), params=params)
+  state = dataclasses.replace(
+    _state(3), params=jax.tree.map(lambda x: jnp.zeros(x.shape), params)
+  )
+  table = state.params['trunk']['embeddings']['position']
+  table['embedding'] = table['embedding'][:18]
+  checkpoints = opened(tmp_path)
+  checkpoints.save(state, _progress(3), {})
+  checkpoints.wait()
+  for restore in (checkpoints.restore_latest, checkpoints.restore_params):
+    with pytest.raises(errors.UserError) as caught:
+      restore(abstract)
+    message = str(caught.value)
+    assert '3 has 18 learned positions' in message
+    assert "model.position='learned' needs data.sequence_length=32" in message
+    assert '\n' not in message
+  assert not [r for r in caplog.records if 'damaged' in r.getMessage()]
+  assert not (tmp_path / 'damaged').exists()
+
+
 def test_a_reader_passes_over_what_the_trainer_removes(
   two_steps, tmp_path, opened
 ):
