@@ -299,7 +299,7 @@ def _by_source(final):
     tables.append(
       {
         'text': table.text,
-        'headings': [*headings, 'tokens', 'bytes', table.unit],
+        'headings': [*headings, 'tokens', 'bytes', table.counted],
         'rows': rows,
       }
     )
