@@ -7,9 +7,10 @@ Writes JSON lines to stdout, one object per token, in order:
 
 `bits` is the surprisal, minus log2 of the token's probability. `start` and
 `end` are byte offsets into the document's text in UTF-8; the tokens of a
-document cover it without gaps. A byte order mark at the start of a file is not text. A
-token that is only part of a character has the text null and the key `bytes`, in
-hexadecimal. The last token of a document is EOS, which has no bytes.
+document cover it without gaps. A byte order mark at the start of a file is not
+text. A token that is only part of a character has the text null and the key
+`bytes`, in hexadecimal. The last token of a document is EOS, which has no
+bytes.
 
 The last line holds the figures: `bits_per_byte` counts the bits of EOS, as the
 run's own figure on its test documents does; `text_bits_per_byte` does not. EOS

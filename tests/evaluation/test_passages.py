@@ -258,7 +258,7 @@ def test_reading_out_in_chunks_changes_nothing(setting, monkeypatch):
   passages = [passage(setting.tokenizer, 'Some words to be scored. ' * 4)]
   whole = setting.score(passages)
   # 5 of 16 positions at a time, which does not divide them.
-  monkeypatch.setattr(passages_lib, '_LOGITS', 5 * 8 * 528)
+  monkeypatch.setattr(readout, '_LOGITS', 5 * 8 * 528)
   setting.scorers.clear()
   chunked = setting.score(passages)
   assert chunked.bits == pytest.approx(whole.bits, rel=1e-6)
