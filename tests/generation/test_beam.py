@@ -46,6 +46,7 @@ def table_model():
     init=None,
     hidden=None,
     logits=lambda table, hidden: hidden,
+    token_log_probs=None,
     start=start,
     extend=extend,
   )

@@ -47,6 +47,7 @@ def scripted(run, ids):
     init=None,
     hidden=None,
     logits=lambda params, hidden: script_TxV[hidden[..., 0]],
+    token_log_probs=None,
     start=start,
     extend=extend,
   )
