@@ -1,4 +1,4 @@
-"""Each token's surprise: nothing left out, nothing twice, the same sums."""
+"""Each token's surprisal: nothing left out, nothing twice, the same sums."""
 
 import dataclasses
 import gzip

@@ -115,17 +115,17 @@ class Scorer:
     capacity = self._objective.capacity
     enough = self._batch_size * capacity.positions
     windows: collections.deque[_Window] = collections.deque()
-    waiting: list[_Asked] = []
+    waiting: list[_Pending] = []
     positions = 0
     for window in self._windows(passages):
       windows.append(window)
-      waiting += window.asked()
-      positions += sum(asked.size.positions for asked in window.asked())
+      waiting += window.pending()
+      positions += sum(pending.size.positions for pending in window.pending())
       if positions >= enough:
-        waiting = self._answer(params, waiting, allowed_V, advance)
-        positions = sum(asked.size.positions for asked in waiting)
+        waiting = self._score(params, waiting, allowed_V, advance)
+        positions = sum(pending.size.positions for pending in waiting)
         yield self._complete(windows)
-    self._answer(params, waiting, allowed_V, advance, last=True)
+    self._score(params, waiting, allowed_V, advance, last=True)
     yield self._complete(windows)
 
   def _windows(
@@ -156,14 +156,14 @@ class Scorer:
       parts.append(windows.popleft().part(sampled=self.method.sampled))
     return parts
 
-  def _answer(
+  def _score(
     self, params, waiting, allowed_V, advance, *, last: bool = False
-  ) -> list['_Asked']:
+  ) -> list['_Pending']:
     """Scores full batches, or all if `last`; returns the remaining queries."""
     if self._one_a_row:
       rows = [[number] for number in range(len(waiting))]
     else:
-      sizes = [asked.size for asked in waiting]
+      sizes = [pending.size for pending in waiting]
       rows = packing.first_fit(
         sizes, dataclasses.replace(self._objective.capacity, predictions=0)
       )
@@ -171,23 +171,27 @@ class Scorer:
     now = len(rows) if last else whole
     for first in range(0, now, self._batch_size):
       batch = rows[first : first + self._batch_size]
-      self._answer_batch(
+      self._score_batch(
         params, [[waiting[i] for i in row] for row in batch], allowed_V
       )
       advance(sum(map(len, batch)))
     left = sorted(itertools.chain.from_iterable(rows[now:]))
     return [waiting[i] for i in left]
 
-  def _answer_batch(self, params, rows: list[list['_Asked']], allowed_V):
-    most = max(sum(asked.size.predictions for asked in row) for row in rows)
+  def _score_batch(self, params, rows: list[list['_Pending']], allowed_V):
+    max_predictions = max(
+      sum(pending.size.predictions for pending in row) for row in rows
+    )
     tokens = self._objective.capacity.tokens
     capacity = dataclasses.replace(
       self._objective.capacity,
       predictions=next(
-        p for p in (math.ceil(x * tokens) for x in _READ_OUT) if p >= most
+        p
+        for p in (math.ceil(x * tokens) for x in _READ_OUT)
+        if p >= max_predictions
       ),
     )
-    examples = [[asked.query.example for asked in row] for row in rows]
+    examples = [[pending.query.example for pending in row] for row in rows]
     examples += [[]] * (self._batch_size - len(rows))
     local = sharding.local_rows(self._mesh, self._batch_size)
     batch = packing.stack(
@@ -197,13 +201,13 @@ class Scorer:
       ]
     )
     batch = sharding.put_batch(self._mesh, batch, self._batch_size)
-    answers = jax.device_get(self._read(params, batch, allowed_V))
+    found = jax.device_get(self._read(params, batch, allowed_V))
     # Rows of padding follow the rows of queries.
-    for row, bits_P, mass_P in zip(rows, *answers, strict=False):
+    for row, bits_P, mass_P in zip(rows, *found, strict=False):
       start = 0
-      for asked in row:
-        stop = start + asked.size.predictions
-        asked.answer(bits_P[start:stop], mass_P[start:stop])
+      for pending in row:
+        stop = start + pending.size.predictions
+        pending.add(bits_P[start:stop], mass_P[start:stop])
         start = stop
 
 
@@ -235,13 +239,15 @@ class _Window:
     self._bits_n, self._mass_n = np.zeros((2, n))
     # Bits that each query contributes to the window.
     self._bits_q = np.zeros(len(queries))
-    self._asked = [_Asked(self, i, query) for i, query in enumerate(queries)]
+    self._pending = [
+      _Pending(self, i, query) for i, query in enumerate(queries)
+    ]
     self._open = len(queries)
 
-  def asked(self) -> list['_Asked']:
-    return self._asked
+  def pending(self) -> list['_Pending']:
+    return self._pending
 
-  def answer(self, index: int, query: scoring_methods.Query, bits_k, mass_k):
+  def add(self, index: int, query: scoring_methods.Query, bits_k, mass_k):
     bits_k = bits_k.astype(np.float64) * query.factor
     self._bits_n[query.places_k] += bits_k
     self._mass_n[query.places_k] += mass_k.astype(np.float64) * query.factor
@@ -259,7 +265,7 @@ class _Window:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Asked:
+class _Pending:
   """A query of a window that waits for its scores."""
 
   window: _Window
@@ -276,8 +282,8 @@ class _Asked:
       predictions=len(self.query.places_k),
     )
 
-  def answer(self, bits_k: np.ndarray, mass_k: np.ndarray):
-    self.window.answer(self.index, self.query, bits_k, mass_k)
+  def add(self, bits_k: np.ndarray, mass_k: np.ndarray):
+    self.window.add(self.index, self.query, bits_k, mass_k)
 
 
 def _variance(bits_q: np.ndarray) -> float:

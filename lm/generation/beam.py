@@ -152,7 +152,7 @@ class _Search:
   def _select(self, params, state, hidden_RxD, limit_B):
     """Extends the beams by one id, ends some of them, and keeps J."""
     B, J, length = len(limit_B), self.J, state.length + 1
-    log_p_Bx2J, parent_Bx2J, id_Bx2J = self._likeliest(
+    log_p_Bx2J, parent_Bx2J, id_Bx2J = self._best_extensions(
       params, state, hidden_RxD, B
     )
     last_B = length >= limit_B
@@ -188,7 +188,7 @@ class _Search:
       done_B=state.done_B | last_B | (ended_B >= J) | (best.score_B >= reach_B),
     )
 
-  def _likeliest(self, params, state, hidden_RxD, B: int):
+  def _best_extensions(self, params, state, hidden_RxD, B: int):
     """The 2J most probable extensions by one id, or all if there are fewer.
 
     At most J of them end with EOS, one per beam, so at least J do not.

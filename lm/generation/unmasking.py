@@ -54,14 +54,14 @@ def candidates(
   """
   hidden_BxPxD, _, _ = readout.read_out(model.hidden(params, batch), batch)
 
-  def likeliest(chunk):
+  def most_probable(chunk):
     (hidden_BxcxD,) = chunk
     logits_BxcxV = model.logits(params, hidden_BxcxD).astype(jnp.float32)
     logits_BxcxV = jnp.where(allowed_V, logits_BxcxV, -jnp.inf)
     return jax.lax.top_k(jax.nn.softmax(logits_BxcxV, axis=-1), count)
 
   return readout.map_chunks(
-    likeliest,
+    most_probable,
     (hidden_BxPxD,),
     readout.positions_at_a_time(len(hidden_BxPxD), len(allowed_V)),
   )

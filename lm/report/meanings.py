@@ -6,7 +6,7 @@ from lm.generation import diversity
 FIGURES = {
   'bits_per_byte': (
     'bits per byte',
-    'Negative log2-likelihood of the test documents per byte; lower is better.',
+    'Cross-entropy on the test documents, per byte of text; lower is better.',
   ),
   'scorer': ('', 'Scoring method of the bits per byte.'),
   'suffix_bits_per_byte': (
