@@ -14,7 +14,7 @@ from lm.models import readout
 from lm.runtime import sharding
 from lm.training import metrics, step
 
-# Numbers of bins of the position in a row, and of the masked share of the text.
+# Numbers of bins of the position in a segment, and of its masked share.
 POSITIONS, RATIOS = 8, 10
 
 
@@ -56,13 +56,13 @@ class Validation:
     """Returns the figures of a validation line.
 
     loss, loss/NAME: nats.
-    bits_by_position: mean bits per predicted token, by position in the row.
+    bits_by_position: mean bits per predicted token, by position in the segment.
     loss_by_masking_ratio: mean nats per predicted token, by the share of the
       text of its segment that is predicted; only if tokens are masked.
     perplexity: only if the loss is the negative log-likelihood of a text.
 
-    The two lists hold a mean for each of several bins of equal width, None if
-    the bin has no predicted token.
+    The two lists hold a mean for each of several equal bins, of the length of a
+    row or of the share; None if the bin has no predicted token.
     """
     terms: dict[str, np.ndarray] = {}
     parts: dict[str, np.ndarray] = {}

@@ -32,7 +32,7 @@ def draw(lines):
         validation,
         'bits_by_position',
         'Bits by position, on validation',
-        x_label='share of the window, percent',
+        x_label='position as share of the row, percent',
         y_label='bits per predicted token',
       ),
       _binned_chart(
