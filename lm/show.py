@@ -330,7 +330,9 @@ def _examples(
     if len(examples) > 1:
       notes.append(f'example {part} of {len(examples)}')
     if mixed:
-      notes.append(f'component {example.component_L[0]} of the mixture')
+      component_L = example.component_L
+      number = 0 if component_L is None else component_L[0]
+      notes.append(f'component {number} of the mixture')
     yield variant.view(
       packing.pack([example], size, variant.objective.arrays),
       tokenizer,

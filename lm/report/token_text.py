@@ -10,8 +10,8 @@ from lm.data import tokenizer as tokenizer_lib
 
 _SHOWN = {' ': '␣', '\n': '↵', '\t': '⇥'}
 _IN_A_TEXT = {**_SHOWN, ' ': ' ', '\n': '↵\n'}
-# Controls, formats, spaces, line ends and unassigned code points. They are
-# invisible, move their neighbours, or control a terminal.
+# Controls, formats, spaces, line ends and code points without a character. They
+# are invisible, move their neighbours, or control a terminal.
 _ESCAPED = ('Cc', 'Cf', 'Cn', 'Co', 'Cs', 'Zl', 'Zp', 'Zs')
 
 
