@@ -12,8 +12,8 @@ from test_generate import make_run, with_settings
 
 from lm import errors, generate, types
 from lm.data import tokenizer as tokenizer_lib
-from lm.evaluation import passages
 from lm.generation import fill_mask, prompts, unmasking
+from lm.models import readout
 
 MASKED = [
   '[MASK]bcdef',
@@ -265,7 +265,7 @@ def test_reading_out_few_places_at_a_time_changes_nothing(run, monkeypatch):
   found = []
   for places in (4, 3):
     most = places * run.config.generate.batch_size * run.config.data.vocab_size
-    monkeypatch.setattr(passages, '_LOGITS', most)
+    monkeypatch.setattr(readout, '_LOGITS', most)
     found.append(
       (fill_mask.MaskFiller(run)(group), fill_mask.Unmasker(run)(group))
     )
