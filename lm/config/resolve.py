@@ -228,7 +228,7 @@ def check_scoring(config):
   check_model(config)
   objective = objectives.make(config)
   if objective.scorer != scoring_methods.NONE:
-    scoring_methods.room(scoring_methods.KINDS[objective.scorer], objective)
+    scoring_methods.limits(scoring_methods.METHODS[objective.scorer], objective)
   shape = sharding.mesh_shape(config, jax.device_count())
   _check_rows(config, 'evaluate.batch_size', shape)
 
