@@ -18,6 +18,11 @@ import numpy as np
 # in `training/step.py`.
 Terms = dict[str, tuple[jax.Array, jax.Array]]
 
+# Name of the term that a loss with extras trains: the cross-entropy + sum of
+# factor * extra. Its parts are terms beside it, without gradient; they are
+# logged, and it is logged as `loss` alone.
+TRAINED = 'trained'
+
 # {'trunk', 'heads', 'networks'}: nested dicts of float32 arrays.
 Params = dict[str, Any]
 
@@ -183,7 +188,8 @@ class Objective:
     weight depends on the batch alone, never on parameters. None stands for the
     cross-entropy of the targets, whose tokens can be pooled with those of
     other objectives; `objectives.make` then fills it in.
-  coefficients: term -> factor in the trained loss.
+  coefficients: term -> factor in the trained loss. Terms without one are only
+    reported.
   arrays: names of the optional arrays that its Examples have, without axes.
   upper_bound(n): no less than a size of any chunk of n tokens; required of a
     mixture's components.

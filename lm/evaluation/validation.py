@@ -82,7 +82,8 @@ class Validation:
     )
     # The exponential of anything else than a text's likelihood, as of tokens
     # at masks, is no perplexity.
-    if self._objective.scorer == 'exact' and len(terms) == 1 and values:
+    trained = terms.keys() & self._objective.coefficients.keys()
+    if self._objective.scorer == 'exact' and len(trained) == 1 and values:
       values['perplexity'] = math.exp(min(values['loss'], 700.0))
     return values | _means(parts)
 

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import tensorboardX
 
+from lm import types
 from lm.runtime import files, hosts
 from lm.training import flops as flops_lib
 
@@ -125,8 +126,16 @@ class Accumulator:
     return values
 
   def padding_share(self) -> float:
-    """Of all positions so far, on both sides, those without a token."""
+    """Share of positions without a token since the start, both sides."""
     return 1 - self.counters['tokens'] / self.counters['positions']
+
+  def totals(self, *, epochs: float) -> dict[str, float]:
+    """Figures of all that was read since the start, for a line."""
+    return {
+      **self.counters,
+      'padding_share': self.padding_share(),
+      'epochs': epochs,
+    }
 
   def state(self) -> dict[str, Any]:
     """What `__init__` takes; a copy, which later steps do not change."""
@@ -172,9 +181,13 @@ class Speed:
 def term_losses(
   terms: Mapping[str, Any], coefficients: Mapping[str, float]
 ) -> dict[str, float]:
-  """Sums and weights to `loss` and `loss/NAME`; without those of weight 0."""
+  """`loss` and `loss/NAME` from sums and weights; skips those of weight 0."""
   means = {n: total / weight for n, (total, weight) in terms.items() if weight}
-  values = {f'loss/{name}': value for name, value in means.items()}
+  values = {
+    f'loss/{name}': value
+    for name, value in means.items()
+    if name != types.TRAINED
+  }
   if means:
     values['loss'] = sum(
       coefficient * means.get(name, 0.0)
