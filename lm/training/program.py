@@ -6,7 +6,6 @@ timed is what trains.
 
 import dataclasses
 import itertools
-import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -16,10 +15,10 @@ import ml_collections
 import numpy as np
 import optax
 
-from lm import errors, models, types
-from lm.data import packing, pipeline, prepare
+from lm import models, types
+from lm.data import packing, pipeline
 from lm.runtime import hosts, sharding
-from lm.training import optimizer, step
+from lm.training import flops, optimizer, step
 
 # Steps that a measurement runs before those that it times, and those.
 WARMUP, TIMED = 3, 10
@@ -68,6 +67,14 @@ class Program:
     jitted = step.jit_step(train_step, self.mesh, self.abstract)
     return jitted.lower(self.abstract, batch).compile()
 
+  def per_step(self) -> dict[str, int]:
+    """`positions` that a step processes, and its model `flops`."""
+    data = self.config.data
+    return {
+      'positions': data.batch_size * data.sequence_length,
+      'flops': flops.train_step(self.config, self.objective),
+    }
+
   def local_rows(self) -> Any:
     """Of each batch, the rows that this process builds."""
     return sharding.local_rows(self.mesh, self.config.data.batch_size)
@@ -90,24 +97,6 @@ class Program:
       threads=data.threads,
       prefetch=data.prefetch,
     )
-
-
-def find_prepared(
-  preparing: Callable[[], prepare.Prepared],
-) -> prepare.Prepared:
-  """The data, which one process prepares while the others wait.
-
-  Raises:
-    UserError: processes do not share the folder.
-  """
-  directory = hosts.decide(lambda: str(preparing().directory))
-  prepared = prepare.load(pathlib.Path(directory))
-  if prepared is None:
-    raise errors.UserError(
-      f'the data prepared in {directory} is not there for every process; '
-      'give a data.directory on a file system that all hosts share'
-    )
-  return prepared
 
 
 def make(config, objective, model, mesh) -> Program:
