@@ -198,16 +198,16 @@ def _print_finished(workdir: pathlib.Path, command: str, asked, config):
   sample = ''
   if prompt is not None:
     sample = (
-      f'  sample  python run.py --workdir={workdir} --mode=generate '
+      f'  sample    python run.py --workdir={workdir} --mode=generate '
       f"--prompt='{prompt}'\n"
     )
   print(
     f'{workdir} is finished: {final["step"]} steps, '
     f'{evaluate.headline(final)}.\n'
-    f'  read    {workdir / "report.html"}\n'
+    f'  read      {workdir / "report.html"}\n'
     f'{sample}'
-    f'  go on   {command} {more}\n'
-    '  anew    the same command with another --workdir'
+    f'  continue  {command} {more}\n'
+    '  restart   the same command with another --workdir'
   )
 
 
@@ -257,7 +257,7 @@ def _restore_or_start(
   if restored is None:
     return program.init(), {}
   state, progress = restored
-  print(f'{workdir}: going on after step {int(state.step)}')
+  print(f'{workdir}: continuing after step {int(state.step)}')
   return state, progress
 
 
@@ -395,7 +395,7 @@ def _leave(run: _Run, number: int, signal_number: int):
   run.checkpoints.wait()
   raise signals.Interrupted(
     f'stopped by {signal.Signals(signal_number).name} after step {number} of '
-    f'{run.steps}, saved; run the same command to go on: {run.command}',
+    f'{run.steps}, saved; run the same command to continue: {run.command}',
     signal_number,
   )
 

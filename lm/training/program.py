@@ -1,7 +1,7 @@
-"""What runs on the devices: a fresh state and the compiled step of a config.
+"""What runs on the devices: a new state and the compiled step of a config.
 
-Training, measuring a budget in seconds and benchmarks share it, so that what is
-timed is what trains.
+Training, the measurement of a budget in seconds and benchmarks share it, so
+that what is timed is what trains.
 """
 
 import dataclasses
@@ -20,10 +20,10 @@ from lm.data import packing, pipeline
 from lm.runtime import hosts, sharding
 from lm.training import flops, optimizer, step
 
-# Steps that a measurement runs before those that it times, and those.
+# Steps of a measurement: run before timing, and timed.
 WARMUP, TIMED = 3, 10
 
-# (state, batch) -> (state, metrics); the state that is given is gone.
+# (state, batch) -> (state, metrics); donates the state that it is given.
 CompiledStep = Callable[
   [step.TrainState, types.Batch], tuple[step.TrainState, step.Metrics]
 ]
@@ -31,7 +31,12 @@ CompiledStep = Callable[
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """A config's parts on a mesh; `abstract` says where the state lies."""
+  """A config's parts on a mesh.
+
+  config: resolved.
+  transform: the optimizer.
+  abstract: the state's shapes, dtypes and shardings.
+  """
 
   config: ml_collections.FrozenConfigDict
   objective: types.Objective
@@ -41,7 +46,7 @@ class Program:
   abstract: step.TrainState
 
   def init(self) -> step.TrainState:
-    """A fresh state, bit for bit the same at each call."""
+    """A new state, bit for bit the same at each call."""
     return jax.jit(
       lambda: step.init_state(
         self.model,
@@ -76,11 +81,11 @@ class Program:
     }
 
   def local_rows(self) -> Any:
-    """Of each batch, the rows that this process builds."""
+    """The rows of each batch that this process builds."""
     return sharding.local_rows(self.mesh, self.config.data.batch_size)
 
   def put(self, batch: types.Batch) -> types.Batch:
-    """Rows of the host to the mesh."""
+    """Puts this process's rows on the mesh."""
     return sharding.put_batch(self.mesh, batch, self.config.data.batch_size)
 
   def batches(
@@ -121,9 +126,9 @@ def make(config, objective, model, mesh) -> Program:
 def time_steps(
   compiled: CompiledStep, state: step.TrainState, batches: Iterable[types.Batch]
 ) -> tuple[list[float], step.TrainState]:
-  """Seconds of each step but the first, and the state after all of them.
+  """Seconds of each step but the first, and the state after the last.
 
-  As in training, a step is dispatched before the one ahead of it has ended.
+  As in training, each step is dispatched before the previous one has ended.
   """
   ends: list[float] = []
   waiting = None
@@ -141,11 +146,11 @@ def time_steps(
 def step_seconds(program: Program, rows: packing.Rows) -> float:
   """Median seconds of a training step, its input included.
 
-  Runs a few steps of a state of its own, which is gone afterwards.
+  Runs a few steps on a state of its own and discards it.
   """
   batches = program.batches(rows, first=0, stop=WARMUP + TIMED)
   seconds, _ = time_steps(
     program.compile(), program.init(), map(program.put, batches)
   )
-  # Clocks differ, and all processes must stop at the same step.
+  # One process decides: clocks differ, and all must stop at the same step.
   return hosts.decide(lambda: float(np.median(seconds[-TIMED:])))

@@ -150,7 +150,7 @@ def test_seconds_are_measured_once_and_change_no_bit(
     with pytest.raises(_Killed):
       _train(config, tmp_path / 'seconds')
   lines = _train(config, tmp_path / 'seconds')
-  assert 'going on after step 3' in capsys.readouterr().out
+  assert 'continuing after step 3' in capsys.readouterr().out
   assert (lines[-1]['split'], lines[-1]['step']) == ('final', 8)
   stored = config_lib.load(tmp_path / 'seconds')
   assert stored['train']['steps'] == 8
