@@ -150,7 +150,7 @@ def token_cross_entropy(
     hidden_BxLxD: hidden states.
     targets_BxL: int ids.
     weights_BxL: float32, 0 where nothing is predicted.
-    name: of the cross-entropy's term.
+    name: the name of the cross-entropy's term.
     normalizer: the weight of the terms; None: the sum of the weights.
     chunk: positions read out at a time; 0, L or more reads out all.
     factors: of `extras`, in training; None in evaluation.

@@ -26,7 +26,7 @@ def make(
   """The `loss` of an Objective: cross-entropy of the targets, in nats.
 
   Args:
-    name: name of its term.
+    name: the name of its term.
     normalizer: batch -> weight of the term; None: the sum of the weights.
   """
   factors = cross_entropy.extras(config)

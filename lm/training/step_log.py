@@ -8,7 +8,12 @@ import jax
 
 from lm.data import packing
 from lm.runtime import console
-from lm.training import metrics, position as position_lib, program, step
+from lm.training import (
+  metrics,
+  position as position_lib,
+  program as program_lib,
+  step,
+)
 
 
 class StepLog:
@@ -19,7 +24,7 @@ class StepLog:
 
   def __init__(
     self,
-    program: program.Program,
+    program: program_lib.Program,
     rows: packing.Rows,
     position: position_lib.Position,
     writer: metrics.Writer,
