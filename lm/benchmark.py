@@ -18,7 +18,7 @@ from lm.config import decoding, resolve as config_lib
 from lm.data import packing, pipeline, prepare
 from lm.generation import strategies
 from lm.runtime import hosts, sharding
-from lm.training import flops, loaded, program as program_lib, step
+from lm.training import flops, inputs, loaded, program as program_lib, step
 
 _TIMED_STEPS = 20
 # Number of batches of real rows that the timed steps cycle through.
@@ -41,7 +41,7 @@ def run(config, *, given: Collection[str] | None = None):
   jax.config.update('jax_enable_compilation_cache', False)
   config = config_lib.resolve(config, given=given)
   config_lib.check_training(config)
-  prepared = program_lib.find_prepared(
+  prepared = inputs.find_prepared(
     lambda: prepare.prepare(config.data, report=print)
   )
   objective = objectives.make(config, prepared.tokenizer())

@@ -18,6 +18,11 @@ import numpy as np
 # of the two is in `training/step.py`.
 Terms = dict[str, tuple[jax.Array, jax.Array]]
 
+# Name of the term that a loss with extras trains: the cross-entropy + sum of
+# factor * extra. Its parts are terms beside it, without gradient; they are
+# logged, and it is logged as `loss` alone.
+TRAINED = 'trained'
+
 # {'trunk', 'heads', 'networks'}: nested dicts of float32 arrays.
 Params = dict[str, Any]
 
@@ -184,7 +189,8 @@ class Objective:
     weight depends on the batch alone, never on parameters. None stands for the
     cross-entropy of the targets, whose tokens can be pooled with those of
     other objectives; `objectives.make` replaces it by that loss.
-  coefficients: term -> factor in the trained loss.
+  coefficients: term -> factor in the trained loss. Terms without one are only
+    reported.
   arrays: names of the optional arrays that its Examples have, without axes.
   upper_bound(n): upper bound of `sizes(n)` over all draws; required of a
     mixture's components.

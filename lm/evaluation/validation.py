@@ -85,7 +85,8 @@ class Validation:
     )
     # Only the exponential of a text's negative log-likelihood is a perplexity;
     # a loss on masked tokens is not one.
-    if self._objective.scorer == 'exact' and len(terms) == 1 and values:
+    trained = terms.keys() & self._objective.coefficients.keys()
+    if self._objective.scorer == 'exact' and len(trained) == 1 and values:
       values['perplexity'] = math.exp(min(values['loss'], 700.0))
     return values | _means(parts)
 

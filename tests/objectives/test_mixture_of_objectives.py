@@ -314,12 +314,19 @@ def test_a_term_a_component_and_their_sum_is_the_pool(config, chunk, extras):
     batch = decoder_batch(objective, 4)
     model, params = linear_model()
 
-    def trained(params, objective=objective, batch=batch, model=model):
+    def trained(
+      params,
+      objective=objective,
+      batch=batch,
+      model=model,
+      weighting=weighting,
+    ):
       # As if the components' tokens were pooled in the terms, too.
       terms = objective.loss(model, params, batch, None, True)
-      factors = {'smoothing': 0.1, 'z': 1e-3}
-      sums = {name: total for name, (total, _) in terms.items()}
-      return sum(factors.get(n, 1.0) * v for n, v in sums.items()), terms
+      factors = dict.fromkeys(objective.coefficients, 1.0)
+      if weighting == 'terms' and extras:
+        factors |= {'smoothing': 0.1, 'z': 1e-3}
+      return sum(factor * terms[n][0] for n, factor in factors.items()), terms
 
     values[weighting] = jax.jit(jax.value_and_grad(trained, has_aux=True))(
       params

@@ -136,7 +136,7 @@ def translation(config, tmp_path):
 @pytest.fixture
 def unfinished(monkeypatch):
   """Runs that end after their last step: its targets have no scorer."""
-  monkeypatch.setattr(train._Run, '_finish', lambda run, state: None)
+  monkeypatch.setattr(train, '_finish', lambda *_: None)
 
 
 def test_a_run_learns_and_goes_on_as_if_never_stopped(
