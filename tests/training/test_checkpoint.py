@@ -22,6 +22,8 @@ from lm.config import resolve as config_lib
 from lm.runtime import sharding, signals
 from lm.training import checkpoint, optimizer, step
 
+RULES = models.FAMILIES['transformer'].rules
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -490,7 +492,7 @@ def test_moves_between_meshes_bit_identically(config, tmp_path, opened):
     count, shape = meshes[name]
     config.mesh.update(shape)
     mesh = sharding.make_mesh(config, jax.devices()[:count])
-    return step.abstract_state(model, transform, mesh)
+    return step.abstract_state(model, transform, mesh, RULES.sharding)
 
   rng = np.random.default_rng(0)
   first = state = jax.tree.map(
@@ -533,7 +535,9 @@ def test_every_optimizer_comes_back_bit_identically(
   def abstract(shape):
     config.mesh.update(shape)
     mesh = sharding.make_mesh(config)
-    return step.abstract_state(model, transform, mesh, average=True)
+    return step.abstract_state(
+      model, transform, mesh, RULES.sharding, average=True
+    )
 
   rng = np.random.default_rng(0)
   state = jax.tree.map(
