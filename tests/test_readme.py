@@ -21,6 +21,9 @@ import test_run
 from conftest import ROOT
 
 from experiments import base
+from lm import objectives
+from lm.config import resolve as config_lib
+from lm.generation import strategies
 
 PAGES = (
   'README.md',
@@ -272,6 +275,27 @@ def test_lines_are_narrow(page):
 def test_tables_of_fields_are_those_of_the_declarations(page):
   pytest.importorskip('lm.config.reference')
   assert read(page) == with_tables(read(page))
+
+
+@pytest.mark.parametrize('name', objectives.OBJECTIVES)
+def test_fields_of_generate_are_listed_for_each_objective(name):
+  """The last table of lm/objectives/README.md; without a row there are none."""
+  ways = strategies.STRATEGIES
+  if not hasattr(ways['masks'], 'reads'):
+    pytest.skip('strategies do not yet list the fields that they read')
+  config = config_lib.resolve(get_config(f'experiments/{name}.py', 'smoke'))
+  reads = {
+    f for way in objectives.make(config).generates for f in ways[way].reads
+  }
+  _, _, table = read('lm/objectives/README.md').rpartition('\n| objective | ')
+  rows = [row.split('|')[1:3] for row in table.splitlines()[2:] if '|' in row]
+  listed = {
+    field
+    for names, fields in rows
+    if f'`{name}`' in names
+    for field in _SPAN.findall(fields)
+  }
+  assert listed == reads
 
 
 def with_tables(text: str) -> str:
