@@ -273,7 +273,7 @@ def test_lines_are_narrow(page):
 
 @pytest.mark.parametrize('page', PAGES)
 def test_tables_of_fields_are_those_of_the_declarations(page):
-  pytest.importorskip('lm.config.reference')
+  pytest.importorskip('lm.report.reference')
   assert read(page) == with_tables(read(page))
 
 
@@ -300,10 +300,10 @@ def test_fields_of_generate_are_listed_for_each_objective(name):
 
 def with_tables(text: str) -> str:
   """The page with the table of each section between its two marks."""
-  from lm.config import reference
+  from lm.report import reference
 
   return _TABLE.sub(
-    lambda m: f'{m[1]}{reference.table(m[2]).strip()}\n{m[3]}', text
+    lambda m: f'{m[1]}{reference.markdown(m[2]).strip()}\n{m[3]}', text
   )
 
 
