@@ -305,7 +305,8 @@ def _corrupt(record: types.Record, rng, *, draw) -> Sequence[types.Example]:
 def _scored(parts: Sequence[_Part]) -> tuple[_Part | None, str]:
   """The component that scores text, and its scoring method."""
   if len(parts) == 1 and parts[0].mode is None:
-    return parts[0], parts[0].objective.scorer
+    alone, scorer = parts[0], parts[0].objective.scorer
+    return (None if scorer == 'none' else alone), scorer
   for kind in ('conditional', 'exact', 'blocks'):
     for part in parts:
       if part.objective.scorer == kind:

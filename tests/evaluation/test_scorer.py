@@ -20,7 +20,7 @@ from lm.evaluation import (
   scorer as scorer_lib,
   scoring_methods,
 )
-from lm.models import attention
+from lm.models import attention, readout
 from lm.objectives import diffusion, layout
 from lm.runtime import sharding
 
@@ -351,6 +351,11 @@ class NoSegments:
   def logits(self, params, hidden):
     return hidden @ params.T
 
+  def token_log_probs(self, params, batch, allowed_V=None, *, chunk=None):
+    return readout.token_log_probs(
+      self.hidden, self.logits, params, batch, allowed_V, chunk=chunk
+    )
+
 
 def test_rows_of_one_text_hold_one_query(setting):
   params = jax.random.normal(jax.random.PRNGKey(0), (528, 8))
@@ -394,6 +399,11 @@ class TwoSides:
 
   def logits(self, params, hidden):
     return hidden @ params.T
+
+  def token_log_probs(self, params, batch, allowed_V=None, *, chunk=None):
+    return readout.token_log_probs(
+      self.hidden, self.logits, params, batch, allowed_V, chunk=chunk
+    )
 
 
 @pytest.mark.parametrize('continued', [2, None])
