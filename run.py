@@ -262,7 +262,7 @@ def _explain_unknown(argv: Sequence[str]) -> str:
   """The field or flag that does not exist, and the nearest that does."""
   known = ['config', 'workdir', 'mode', 'prompt', 'help']
   known += ['coordinator_address', 'num_processes', 'process_id']
-  fields = config_lib.flatten(base.get_config().to_dict())
+  fields = check.FIELDS
   known += [f'config.{field}' for field in fields]
   for argument in argv[1:]:
     name = argument.lstrip('-').split('=')[0]

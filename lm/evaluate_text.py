@@ -30,7 +30,7 @@ import numpy as np
 
 from experiments import base as base_config
 from lm import errors, evaluate, load_run
-from lm.config import resolve as config_lib, unread
+from lm.config import check, compatible, resolve as config_lib
 from lm.data import sources, tokenizer as tokenizer_lib
 from lm.data.sources import streams
 from lm.evaluation import passages as passages_lib, scoring_methods
@@ -55,7 +55,7 @@ def run(workdir: pathlib.Path, overrides: Mapping[str, Any]):
   Raises:
     UserError: no run, or no text, or text in another encoding.
   """
-  unread.check_overrides(
+  check.overrides(
     overrides, _READS, '--mode=evaluate with --config.data.path'
   )
   config_lib.load(workdir)  # A mistake in it comes before any in the text.
@@ -63,7 +63,7 @@ def run(workdir: pathlib.Path, overrides: Mapping[str, Any]):
   size, found = _open(overrides)
   rest = {k: v for k, v in overrides.items() if k not in FIELDS}
   run = load_run.load(workdir, rest)
-  config_lib.check_scoring(run.config)
+  compatible.check_scoring(run.config, run.objective)
   kind = _kind(run)
   # On a terminal the lines themselves show how far it is.
   shown = hosts.is_first() and not sys.stdout.isatty()

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lm import errors, load_run
+from lm import load_run
+from lm.config import check
 from lm.generation import (
   completion,
   prompts as prompts_lib,
@@ -30,12 +31,12 @@ def run(
 
   Args:
     overrides: 'section.field' -> value, over the folder's config.
-    prompts: where they are a sequence, what is given for others is refused.
+    prompts: where they are a sequence, what has no effect on them is known.
     one_by_one: answers a prompt before it reads the next, as a person at a
       terminal expects; else as many as fill `generate.batch_size` are read and
       decoded together.
   """
-  _check_reads(overrides, prompts)
+  overrides = _effective(overrides, prompts)
   completers = strategies.Completers(load_run.load(workdir, overrides))
   at_once = 1 if one_by_one else completers.prompts_at_once
   prompts, before = iter(prompts), 0
@@ -49,29 +50,29 @@ def run(
       before += len(part)
 
 
-def _check_reads(
+def _effective(
   overrides: Mapping[str, Any], prompts: Iterable[str] | Sequence[str]
-):
-  """Raises UserError for what no way reads, whatever the run, of the prompts.
+) -> dict[str, Any]:
+  """Overrides without those that have no effect on the prompts, with a warning.
 
-  Those that come one after the other are not known beforehand.
+  Prompts that come one after the other are not known beforehand.
   """
-  if 'generate.samples' in overrides:
-    raise errors.UserError(
-      f'generate.samples={overrides["generate.samples"]} is read when training '
-      'ends, not by --mode=generate; leave it out, or for several texts of a '
-      'prompt give --config.generate.samples_per_prompt'
-    )
-  if not isinstance(prompts, Sequence):
-    return
-  masked = [prompts_lib.mark(prompt) == prompts_lib.MASK for prompt in prompts]
-  for name, of_masks, what in _OF_PROMPTS:
-    field = f'generate.{name}'
-    if field in overrides and of_masks not in masked:
-      raise errors.UserError(
-        f'{field}={overrides[field]} is not read: it says {what}, and --prompt '
-        f'has {"none" if of_masks else "such marks"}; leave it out'
-      )
+  without = {
+    'generate.samples': 'is read when training ends, not by --mode=generate; '
+    'leave it out, or for several texts of a prompt give '
+    '--config.generate.samples_per_prompt'
+  }
+  if isinstance(prompts, Sequence):
+    masked = [prompts_lib.mark(x) == prompts_lib.MASK for x in prompts]
+    without |= {
+      f'generate.{name}': f'is not read: it says {what}, and --prompt has '
+      f'{"none" if of_masks else "such marks"}; leave it out'
+      for name, of_masks, what in _OF_PROMPTS
+      if of_masks not in masked
+    }
+  for name in [name for name in without if name in overrides]:
+    check.warn(f'{name}={overrides[name]!r} {without[name]}')
+  return {k: v for k, v in overrides.items() if k not in without}
 
 
 # Field that is read of some prompts, whether those have masks, what it says.

@@ -16,8 +16,8 @@ import jax
 import ml_collections
 import numpy as np
 
-from lm import errors, evaluate, models, objectives
-from lm.config import resolve as config_lib
+from lm import errors, evaluate, models, objectives, types
+from lm.config import compatible, resolve as config_lib
 from lm.data import packing, prepare
 from lm.evaluation import baselines, validation
 from lm.generation import diversity, samples, strategies
@@ -98,13 +98,16 @@ class _Run:
     self.checkpoints = None
     self.stored = hosts.decide(self._stored_config)
     self.resumed = self.stored is not None
-    self._resolve(config)
-    config_lib.check_training(self.config)
+    self.objective = self._resolve(config)  # It knows no tokenizer yet.
+    compatible.check_training(self.config, self.objective)
 
-  def _resolve(self, config):
+  def _resolve(self, config) -> types.Objective:
     self.given = config
-    self.config = config_lib.resolve(config, self.stored, given=self.flags)
+    self.config, objective = config_lib.resolve_with_objective(
+      config, self.stored, given=self.flags
+    )
     self.steps = self.config.train.steps
+    return objective
 
   def go(self):
     """All phases, in order."""
@@ -121,7 +124,7 @@ class _Run:
       self._measure_budget()
       if self._ends_here():
         return
-    if text := budget.describe(self.config):
+    if text := budget.describe(self.config, self.objective):
       print(text)
     self.baselines = None
     if self.config.evaluate.baselines and hosts.is_first():
@@ -187,9 +190,11 @@ class _Run:
 
   def _say_finished(self):
     final = metrics.read(self.workdir)[-1]
-    more = budget.flags_to_go_on(self.config, self.given, final['step'])
+    more = budget.flags_to_go_on(
+      self.config, self.objective, self.given, final['step']
+    )
     # Said before anything of the run is made.
-    prompt = strategies.example(objectives.make(self.config))
+    prompt = strategies.example(self.objective)
     sample = ''
     if prompt is not None:
       sample = (

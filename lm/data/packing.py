@@ -14,12 +14,26 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lm import types
+from lm import field, types
 from lm.data import mixture, pairs, seeding, store
 
 WINDOW = 1024
 # An epoch's first place is below.
 _FIRST_PLACES = 2**20
+
+FIELDS = field.section(
+  sequence_length=field.Field(
+    256,
+    'Positions that a row processes, both sides of an encoder-decoder '
+    'together.',
+    least=2,
+  ),
+  batch_size=field.Field(16, 'Rows of a batch, over all devices.', least=1),
+  cross_document_attention=field.Field(
+    False,
+    'Makes a row one segment: attention crosses the documents packed in it.',
+  ),
+)
 
 
 def cut(lengths: np.ndarray, raw_length: int, offsets: np.ndarray):

@@ -6,7 +6,7 @@ Of pairs the sources are prompts, and the targets are what should follow.
 import json
 import pathlib
 
-from lm import types
+from lm import field, types
 from lm.data import tokenizer as tokenizer_lib
 from lm.data.text import words
 from lm.generation import diversity, prompts as prompts_lib, strategies
@@ -18,6 +18,14 @@ _PROMPT = 120
 # Of the words of an opening, those that are masked, and those that a sentinel
 # stands for: so many behind every so many.
 _MASKED, _SPAN = (1, 5), (2, 6)
+
+FIELDS = field.section(
+  samples=field.Field(
+    8,
+    'Held-out documents that are continued, or filled, when training ends.',
+    least=0,
+  ),
+)
 
 
 def write(

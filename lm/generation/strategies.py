@@ -10,6 +10,8 @@ from lm.generation import (
   fill_spans,
   left_to_right,
   prompts as prompts_lib,
+  sampling,
+  unmasking,
 )
 from lm.training import loaded
 
@@ -19,6 +21,7 @@ class Strategy:
   """A way to generate that an objective can serve, see `Objective.generates`.
 
   make: builds it for a loaded model.
+  reads: names of the fields of `generate` that it reads.
   marks: marks of the prompts that it accepts, see `prompts.mark`.
   does: what an objective with it does, for messages.
   example: a prompt for it.
@@ -26,6 +29,7 @@ class Strategy:
   """
 
   make: Callable[[loaded.LoadedModel], completion.Completer]
+  reads: tuple[str, ...]
   marks: tuple[str, ...]
   does: str
   example: str
@@ -35,6 +39,7 @@ class Strategy:
 STRATEGIES = {
   'continuation': Strategy(
     left_to_right.of_continuations,
+    left_to_right.READS,
     marks=('',),
     does='goes on from text without marks',
     example='The state of the Union is',
@@ -42,24 +47,31 @@ STRATEGIES = {
   ),
   'target': Strategy(
     left_to_right.of_targets,
+    left_to_right.READS,
     marks=('',),
     does='turns a source text without marks into its target',
     example='A source text.',
   ),
   'spans': Strategy(
     fill_spans.Spans,
+    left_to_right.READS,
     marks=(prompts_lib.SENTINEL,),
     does=f'fills {prompts_lib.SENTINEL}, <extra_id_1>, ... in a text',
     example='Thank you <extra_id_0> me to your party <extra_id_1> week.',
   ),
   'masks': Strategy(
     fill_mask.Masks,
+    ('batch_size', *fill_mask.FIELDS),
     marks=(prompts_lib.MASK,),
     does=f'fills each {prompts_lib.MASK} in a text',
     example='The capital of France is [MASK].',
   ),
   'unmasking': Strategy(
     fill_mask.Unmasking,
+    (
+      *('batch_size', 'max_tokens', *sampling.READS),
+      *(*fill_mask.FIELDS, *unmasking.FIELDS),
+    ),
     marks=('', prompts_lib.MASK),
     does=f'goes on from a text, or fills each {prompts_lib.MASK} in it',
     example='The capital of France is [MASK].',

@@ -16,13 +16,29 @@ import ml_collections
 import numpy as np
 import optax
 
-from lm import errors, models, types
+from lm import errors, field, models, types
 from lm.data import packing, pipeline, prepare
 from lm.runtime import hosts, sharding
 from lm.training import optimizer, step
 
 # Steps that a measurement runs before those that it times, and those.
 WARMUP, TIMED = 3, 10
+
+FIELDS = field.section(
+  microbatches=field.Field(
+    1,
+    'Parts of the batch over which a step accumulates its gradient.',
+    least=1,
+    may_change=True,
+  ),
+  ema=field.Field(
+    0.0,
+    'Decay of an average of the parameters, which evaluation and samples use '
+    'instead of the last ones; 0: none.',
+    least=0,
+    most=0.999999,  # At 1 the average never moves.
+  ),
+)
 
 # (state, batch) -> (state, metrics); the state that is given is gone.
 CompiledStep = Callable[
