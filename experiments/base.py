@@ -9,8 +9,15 @@ and what joins two folders.
 from ml_collections import config_dict
 
 from lm import field, models, objectives
-from lm.data import collect, packing, pipeline, prepare, sources, splits
-from lm.data import tokenizer
+from lm.data import (
+  collect,
+  packing,
+  pipeline,
+  prepare,
+  sources,
+  splits,
+  tokenizer,
+)
 from lm.evaluation import scorer, validation
 from lm.generation import (
   beam,

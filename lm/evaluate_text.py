@@ -55,9 +55,7 @@ def run(workdir: pathlib.Path, overrides: Mapping[str, Any]):
   Raises:
     UserError: no run, or no text, or text in another encoding.
   """
-  check.overrides(
-    overrides, _READS, '--mode=evaluate with --config.data.path'
-  )
+  check.overrides(overrides, _READS, '--mode=evaluate with --config.data.path')
   config_lib.load(workdir)  # A mistake in it comes before any in the text.
   path = overrides['data.path']
   size, found = _open(overrides)

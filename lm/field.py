@@ -60,7 +60,7 @@ class Field:
     if self.choices:
       return ', '.join(self.choices)
     if self.least is None:
-      return {bool: 'True or False'}.get(self.kind, self.kind.__name__)
+      return self.kind.__name__
     if self.most is None:
       return f'at least {self.least}'
     return f'{self.least} to {self.most}'
@@ -118,17 +118,18 @@ def check(name: str, value: Any, declared: Field):
   """
   if value is None and declared.default is None:
     return
+  ranged = declared.least is not None
   if declared.choices:
     if value not in declared.choices:
       raise errors.UserError(
         f"unknown {name}='{value}'; choose from {declared.allowed}"
       )
-  elif value is not None and not _is_of_type(value, declared.kind):
+  elif not _is_of_type(value, declared.kind) and not (ranged and value is None):
     raise errors.UserError(
       f'{name}={value!r} is not of the type {declared.kind.__name__}; give one '
       'that is'
     )
-  elif value is None or not _in_range(value, declared):
+  elif ranged and (value is None or not _in_range(value, declared)):
     raise errors.UserError(
       f'{name}={value} is out of range: give {declared.allowed}'
     )
@@ -160,8 +161,6 @@ def _is_of_type(value: Any, kind: type) -> bool:
 
 
 def _in_range(value: Any, declared: Field) -> bool:
-  if declared.least is None:
-    return True
   # NaN is neither less nor more, and infinity is no JSON.
   fits = math.isfinite(value) and value >= declared.least
   return fits and (declared.most is None or value <= declared.most)

@@ -62,7 +62,9 @@ def settle(
   for name, declared in known.items():
     if declared.default is not None:
       continue  # It is read when training ends, whatever the objective.
-    if not (why := _why_unread_by(config, name, [x for x in known if x in read])):
+    if not (
+      why := _why_unread_by(config, name, [x for x in known if x in read])
+    ):
       if cfg[name] is None:
         cfg[name] = declared.where_read
       continue

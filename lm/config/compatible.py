@@ -94,7 +94,9 @@ def _check_data(config, spec: types.ObjectiveSpec):
       'not given; name the column that holds their targets'
     )
   if spec.data == 'text' and column is not None:
-    of_pairs = [n for n, s in objectives.OBJECTIVES.items() if s.data == 'pairs']
+    of_pairs = [
+      n for n, s in objectives.OBJECTIVES.items() if s.data == 'pairs'
+    ]
     raise errors.UserError(
       f"objective.name='{name}' is trained on text, but data.target_column="
       f'{column!r} makes pairs; leave it out, or give objective.name='

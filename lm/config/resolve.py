@@ -116,7 +116,9 @@ def _derive(config, old: Mapping[str, Any], sections: Collection[str]):
       continue
     if field.get(config, name) is None:
       value = old.get(name)
-      field.put(config, name, declared.derive(config) if value is None else value)
+      field.put(
+        config, name, declared.derive(config) if value is None else value
+      )
 
 
 def _to_be_read(
@@ -129,9 +131,7 @@ def _to_be_read(
     given = [name for name in defaults if values[name] != defaults[name]]
   # What a run has that is continued was not refused when it began.
   return {
-    name
-    for name in given
-    if name not in old or values.get(name) != old[name]
+    name for name in given if name not in old or values.get(name) != old[name]
   }
 
 

@@ -14,22 +14,22 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lm import field, types
+from lm import field as field_lib, types
 from lm.data import mixture, pairs, seeding, store
 
 WINDOW = 1024
 # An epoch's first place is below.
 _FIRST_PLACES = 2**20
 
-FIELDS = field.section(
-  sequence_length=field.Field(
+FIELDS = field_lib.section(
+  sequence_length=field_lib.Field(
     256,
     'Positions that a row processes, both sides of an encoder-decoder '
     'together.',
     least=2,
   ),
-  batch_size=field.Field(16, 'Rows of a batch, over all devices.', least=1),
-  cross_document_attention=field.Field(
+  batch_size=field_lib.Field(16, 'Rows of a batch, over all devices.', least=1),
+  cross_document_attention=field_lib.Field(
     False,
     'Makes a row one segment: attention crosses the documents packed in it.',
   ),

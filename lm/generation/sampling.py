@@ -91,8 +91,7 @@ FIELDS = field.section(
   ),
   min_p=field.Field(
     None,
-    'Draws keep tokens at least this share as likely as the likeliest; 0: '
-    'all.',
+    'Draws keep tokens at least this share as likely as the likeliest; 0: all.',
     kind=float,
     least=0,
     most=1,

@@ -32,9 +32,7 @@ def check(config):
   """Raises UserError unless `model.heads` names heads, each once."""
   names = tuple(config.model.heads)
   if len(set(names)) < len(names):
-    raise errors.UserError(
-      f'model.heads={names} names one twice; give it once'
-    )
+    raise errors.UserError(f'model.heads={names} names one twice; give it once')
   for name in names:
     if name not in HEADS:
       raise errors.UserError(

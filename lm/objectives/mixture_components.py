@@ -119,22 +119,21 @@ def why_unread(config, name: str) -> str | None:
   """Why no component reads 'objective.SECTION.field', see ObjectiveSpec.
 
   Raises:
-    UserError: `name` is a field of the mixture, and one that a component sets
-      has no effect beside its others.
+    UserError: a field that a component sets has no effect beside its others.
   """
   _, section, last = name.split('.')
   found = read(config)
-  if section == config.objective.name:
-    for number, component in enumerate(found):
-      _check_read(number, component, component.config(config))
-    return None
   own = [component for component in found if component.objective == section]
-  if any(last not in dict(component.fields) for component in own):
-    return None
-  return (
-    'is not read: each of objective.mixture.components has its own or is of '
-    'another objective; leave it out, or give it there'
-  )
+  if section != config.objective.name and not any(
+    last not in dict(component.fields) for component in own
+  ):
+    return (
+      'is not read: each of objective.mixture.components has its own or is of '
+      'another objective; leave it out, or give it there'
+    )
+  for number, component in enumerate(found):
+    _check_read(number, component, component.config(config))
+  return None
 
 
 def _check_read(number: int, component: Component, config):

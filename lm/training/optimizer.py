@@ -351,14 +351,17 @@ def _read_by_some(
         f', which reads {", ".join(reads)}; leave it out'
       )
 
-  known = {o: reads[name] for o, reads in DEFAULTS.items() if name in reads}
+  known: dict[float, list[str]] = {}
+  for optimizer, reads in DEFAULTS.items():
+    if name in reads:
+      known.setdefault(reads[name], []).append(optimizer)
   return field.Field(
     None,
     meaning,
     kind=float,
     least=0,
     most=most,
-    none=', '.join(f'{value:g} ({o})' for o, value in known.items()),
+    none='; '.join(f'{v:g} ({", ".join(names)})' for v, names in known.items()),
     derive=lambda config: DEFAULTS[config.optimizer.name].get(name),
     check=check,
   )
