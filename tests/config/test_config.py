@@ -166,8 +166,9 @@ def with_fields(config, fields):
 def mistake(config, stored=None) -> str:
   """The one line that resolving ends in."""
   with pytest.raises(errors.UserError) as caught:
-    resolved = config_lib.resolve_with_objective(config, stored)
-    compatible.check_training(*resolved)
+    compatible.check_training(
+      *config_lib.resolve_with_objective(config, stored)
+    )
   message = str(caught.value)
   assert message
   assert '\n' not in message

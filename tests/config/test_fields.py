@@ -244,7 +244,7 @@ def test_what_a_file_sets_may_be_for_other_objectives():
   """A sweep has one file, and the objective as a flag."""
   config = make({'objective.masked.rate': 0.3})
   config_lib.resolve(config, given=['objective.name'])
-  with pytest.raises(errors.UserError, match='masked.rate=0.3 is not read'):
+  with pytest.raises(errors.UserError, match=r'rate=0\.3 is not read'):
     config_lib.resolve(config, given=['objective.masked.rate'])
 
 
