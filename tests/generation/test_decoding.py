@@ -254,7 +254,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize('way', OBJECTIVES)
 def test_a_strategy_reads_what_it_declares_and_nothing_else(config, way):
-  """What is None cannot be computed with: no field is missing in the declaration."""
+  """What is None cannot be computed with: no declaration lacks a field."""
   config.model.num_layers = 1
   config.data.sequence_length = 16
   resolved = config_lib.resolve(of_way(config, way))
