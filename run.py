@@ -28,6 +28,7 @@ import pathlib
 import re
 import shlex
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 
@@ -277,7 +278,8 @@ def _help(section: str):
     else:
       print(f'{__doc__}\nFlags:')
       for name in _FLAGS:
-        print(f'  --{name}: {flags.FLAGS[name].help}')
+        text = f'--{name}: {flags.FLAGS[name].help}'
+        print(textwrap.indent(textwrap.fill(text, 76), '  '))
       print('\nSections of the config, see --help=SECTION:')
       print(reference.overview())
   except errors.UserError as error:

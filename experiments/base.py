@@ -120,9 +120,9 @@ FIELDS = field.section(
     ),
   ),
   generate=field.section(
-    'How text is generated. A field is None where the objective does not read '
-    'it.',
-    # In this order: whether a field has an effect depends on those before it.
+    'How text is generated.',
+    # A field is None where the objective does not read it. The order matters:
+    # whether a field has an effect depends on those before it.
     **left_to_right.FIELDS,
     **beam.FIELDS,
     **sampling.FIELDS,

@@ -58,8 +58,7 @@ def unread_where_all_is_the_same(config, value) -> str | None:
   return None
 
 
-# All are None where no strategy reads them. The order matters: what an `unread`
-# asks for comes before.
+# What an `unread` looks at is declared before the field that it is of.
 FIELDS = field.section(
   temperature=field.Field(
     None,

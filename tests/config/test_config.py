@@ -270,37 +270,16 @@ def test_a_longer_budget_keeps_the_schedule_of_the_first_start(config):
   assert resolved.optimizer.schedule_steps == stored['train']['steps']
 
 
-# Fields that may differ, and another value of each.
+# Fields that may differ when a run is continued, and another value of each.
 DIFFERENT = [
-  ('train.steps', 99),
-  ('train.tokens', 99),
-  ('train.flops', 1e9),
-  ('train.seconds', 9.5),
-  ('train.step_seconds', 0.5),
-  ('train.profile', 2),
-  ('train.log_every', 7),
-  ('train.evaluate_every', 1),
-  ('train.checkpoint_every', 0),
-  ('train.keep_checkpoints', 5),
-  ('train.microbatches', 2),
-  ('model.attention', 'xla'),
-  ('data.directory', 'elsewhere'),
-  ('data.threads', 0),
-  ('data.prefetch', 5),
-  ('data.processes', 1),
-  ('mesh.fsdp', 2),
-  ('evaluate.batch_size', 8),
-  ('generate.top_k', 3),
-  ('show.tokens', 7),
+  *(
+    (name, {int: 99, float: 9.5}.get(one.kind, 'xla'))
+    for name, one in check.FIELDS.items()
+    if one.may_change and name != 'train.microbatches'
+  ),
+  *[('train.microbatches', 2), ('mesh.fsdp', 2), ('evaluate.batch_size', 8)],
+  *[('generate.top_k', 3), ('show.tokens', 7)],
 ]
-
-
-def test_every_field_that_may_differ_is_tried():
-  tried = {name for name, _ in DIFFERENT}
-  declared = {name for name, one in check.FIELDS.items() if one.may_change}
-  sections = {name.split('.')[0] for name in tried}
-  assert tried >= declared
-  assert sections >= set(config_lib._MAY_CHANGE)
 
 
 @pytest.mark.parametrize(('name', 'value'), DIFFERENT)
