@@ -219,7 +219,7 @@ def main(argv: Sequence[str]):
       _COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value
     )
     MODES[_MODE.value](_workdir())
-    hosts.part()
+    hosts.disconnect()
   except errors.UserError as error:
     _fail(str(error))
   except signals.Interrupted as interruption:

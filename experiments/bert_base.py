@@ -3,19 +3,19 @@
 python run.py --config=experiments/bert_base.py --config.data.path='FILES'
 python run.py --config=experiments/bert_base.py:smoke    under a minute
 
-110,104,890 parameters: 109,482,240, as the release without its readout counts
-with the pooler, and 622,650 of the masked readout (a layer, its norm, and a
+It has 110,104,890 parameters: 109,482,240 as in the release with its pooler but
+without its readout, and 622,650 in the masked readout (a layer, its norm, and a
 bias on the logits; the matrix is the token embedding). The vocabulary has the
-size of bert-base-uncased's, trained on the text given. Rates and steps are
-those of appendix A.2, with sequences of 512 from the start. The pooler is there
+size of bert-base-uncased's and is trained on the given text. Rates and steps
+are those of appendix A.2, with sequences of 512 from the start. The pooler is
 for tasks; nothing in this run trains it, since there is no next-sentence
-prediction, without which Liu et al. 2019, section 4.2, lost nothing. Dropout is
-on embeddings and residual branches, not on attention's weights, and matrices
-begin with a variance of 1 / fan-in instead of 0.02 squared.
+prediction, without which Liu et al. 2019, section 4.2, lost nothing. Dropout
+applies to embeddings and residual branches, not to attention weights, and
+matrices have an initial variance of 1 / fan-in instead of 0.02 squared.
 
-Expected: the release's perplexity on masked tokens is 3.99 in the paper's table
-6, for this size, on its own corpus and vocabulary, after four days on 16 TPU
-chips. This file was never run at full size.
+Expected: table 6 of the paper reports a perplexity of 3.99 on masked tokens for
+this size, on its own corpus and vocabulary, after four days on 16 TPU chips.
+This file was never run at full size.
 """
 
 from experiments import base
@@ -23,9 +23,9 @@ from lm import errors
 
 
 def get_config(variant: str = ''):
-  """`smoke` is the same, small enough for two CPU cores."""
+  """Returns the config; `smoke` is small enough for two CPU cores."""
   config = base.get_config()
-  # Your own text goes here; theirs is Wikipedia and books.
+  # Replace this by your own text; the paper's is Wikipedia and books.
   config.data.source = 'files'
   config.data.path = 'corpus/*.jsonl.zst'
   config.data.tokenizer = 'unigram'

@@ -3,9 +3,9 @@
 python run.py --config=experiments/causal.py
 python run.py --config=experiments/causal.py:smoke
 
-Every objective's experiment has this width, these texts (but `supervised`,
-which needs pairs) and this many steps, on the same pre-norm rotary stack
-(Llama's shape, Touvron et al. 2023); only what is predicted differs.
+The experiments of all objectives share this width, these texts (except
+`supervised`, which needs pairs), this number of steps and the pre-norm rotary
+stack (Llama's shape, Touvron et al. 2023); only the predictions differ.
 
 Expected of the smoke variant on 100,000 raw tokens, 4 windows, one seed: 1.836
 bits per byte, scorer exact (`python -m lm.objective_table`). At full size it
@@ -21,10 +21,11 @@ from lm import errors
 def get_config(
   variant: str = '', *, name: str = 'causal', more: Iterable[str] = ()
 ):
-  """`smoke` does all of it in under a minute.
+  """Returns the config; `smoke` runs in under a minute.
 
   Args:
-    name: of the experiment, for messages; and `more` variants that it has.
+    name: name of the experiment, for messages.
+    more: its other variants, for messages.
   """
   if variant not in ('', 'smoke'):
     raise errors.UserError(
@@ -32,7 +33,7 @@ def get_config(
       f'{", ".join(["smoke", *more])}'
     )
   config = quickstart.get_config(variant)
-  # Some scorers read a window hundreds of times: all are given the same ones.
+  # Some scorers read a window hundreds of times, and all score the same ones.
   config.evaluate.windows = 50
   if variant == 'smoke':
     config.evaluate.windows = 4
@@ -42,11 +43,12 @@ def get_config(
 
 
 def get_sided_config(name: str, variant: str = ''):
-  """The same for objectives with inputs and targets.
+  """Returns the config of an objective with inputs and targets.
 
-  Variants: none, an encoder-decoder with half of the layers on either side, so
-  about as many parameters; `deep`, with all layers on both, T5's convention;
-  `decoder`, one stack that reads inputs and targets; `smoke`.
+  Without a variant, the model is an encoder-decoder with half of the layers on
+  either side, so that it has about as many parameters. `deep` has all layers on
+  both sides, T5's convention; `decoder` is one stack that reads inputs and
+  targets; `smoke` is a small encoder-decoder.
   """
   variants = ('', 'deep', 'decoder', 'smoke')
   if variant not in variants:

@@ -1,11 +1,12 @@
-"""GPT-2, the smallest (Radford et al. 2019, table 2): 124,439,808 parameters.
+"""The smallest GPT-2 (Radford et al. 2019, table 2): 124,439,808 parameters.
 
 python run.py --config=experiments/gpt2_124m.py --config.data.path='FILES'
 python run.py --config=experiments/gpt2_124m.py:smoke    under a minute
 
 The shape is that of the released model, with a vocabulary of the same size that
-is trained on the text given. GPT-2's rate and number of steps were not
-published; those here, and the batch, are of nanoGPT's train_gpt2.py.
+is trained on the given text. GPT-2's learning rate and number of steps were not
+published; the ones here, and the batch size, are those of nanoGPT's
+train_gpt2.py.
 
 Expected: a loss of about 2.85 nats a token, which nanoGPT's README states for
 that recipe on OpenWebText, after four days on eight A100. This file was never
@@ -17,9 +18,9 @@ from lm import errors
 
 
 def get_config(variant: str = ''):
-  """`smoke` is the same, small enough for two CPU cores."""
+  """Returns the config; `smoke` is small enough for two CPU cores."""
   config = base.get_config()
-  # Your own text goes here; theirs is OpenWebText.
+  # Replace this by your own text; nanoGPT's is OpenWebText.
   config.data.source = 'files'
   config.data.path = 'corpus/*.jsonl.zst'
   config.data.tokenizer = 'bpe'

@@ -9,8 +9,9 @@ those of the released model's config.json; its scaling of rotary angles, for
 contexts beyond 8,192, is left out. The budget is that of Hoffmann et al. 2022,
 table 3, for 1 B parameters: 20.2 tokens a parameter.
 
-Expected: no published figure fits. The release was distilled from larger models
-on up to 9 T tokens, its model card says. This file was never run at full size.
+Expected: no published figure is comparable. According to its model card, the
+release was distilled from larger models on up to 9 T tokens. This file was
+never run at full size.
 """
 
 from experiments import base
@@ -18,9 +19,9 @@ from lm import errors
 
 
 def get_config(variant: str = ''):
-  """`smoke` is the same, small enough for two CPU cores."""
+  """Returns the config; `smoke` is small enough for two CPU cores."""
   config = base.get_config()
-  # Your own text goes here: 25 billion tokens of it.
+  # Replace this by your own text, 25 billion tokens of it.
   config.data.source = 'files'
   config.data.path = 'corpus/*.jsonl.zst'
   config.data.tokenizer = 'bpe'

@@ -12,7 +12,7 @@ from experiments import causal
 
 
 def get_config(variant: str = ''):
-  """On the stack of `causal`, every position of which sees all others."""
+  """Returns the config; the stack is that of `causal`, but bidirectional."""
   config = causal.get_config(variant, name='masked')
   config.objective.name = 'masked'
   return config

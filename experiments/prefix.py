@@ -16,7 +16,7 @@ _SIDED = {'sides': '', 'deep': 'deep'}
 
 
 def get_config(variant: str = ''):
-  """On the stack of `causal`; with `sides` or `deep` on an encoder-decoder."""
+  """Returns the config; `sides` and `deep` are encoder-decoders."""
   if variant in _SIDED:
     return causal.get_sided_config('prefix', _SIDED[variant])
   config = causal.get_config(variant, name='prefix', more=_SIDED)

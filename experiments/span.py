@@ -14,5 +14,5 @@ from experiments import causal
 
 
 def get_config(variant: str = ''):
-  """See `causal.get_sided_config` for the variants."""
+  """Returns the config; see `causal.get_sided_config` for the variants."""
   return causal.get_sided_config('span', variant)

@@ -1,11 +1,11 @@
-"""Source to target: docstrings to the code of their functions.
+"""Supervised pairs: docstrings to the code of their functions.
 
 python run.py --config=experiments/supervised.py        encoder-decoder, 2 + 2
 python run.py --config=experiments/supervised.py:deep      4 + 4
 python run.py --config=experiments/supervised.py:decoder   one stack
 python run.py --config=experiments/supervised.py:smoke
 
-Supervised pairs (Sutskever et al. 2014; Vaswani et al. 2017), of Python's own
+The pairs (Sutskever et al. 2014; Vaswani et al. 2017) come from Python's
 standard library.
 
 Expected of the smoke variant after 284 steps, one seed: a training loss of 2.50
@@ -16,7 +16,7 @@ from experiments import causal
 
 
 def get_config(variant: str = ''):
-  """See `causal.get_sided_config` for the variants."""
+  """Returns the config; see `causal.get_sided_config` for the variants."""
   config = causal.get_sided_config('supervised', variant)
   config.data.source = 'stdlib'
   config.data.target_column = 'code'

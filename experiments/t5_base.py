@@ -3,19 +3,19 @@
 python run.py --config=experiments/t5_base.py --config.data.path='FILES'
 python run.py --config=experiments/t5_base.py:smoke    under a minute
 
-Twelve layers a side of width 768, 32,128 ids, span corruption at 15 % in spans
-of 3: the paper's baseline, section 3.1. What differs from it is told in
+The paper's baseline, section 3.1: twelve layers a side of width 768, 32,128 ids
+and span corruption at 15 % in spans of 3. For differences see
 experiments/t5_small.py.
 
-Expected: no loss of pre-training is published as a figure; the paper's tables
-are of tasks after it. This file was never run at full size.
+Expected: no pre-training loss is published as a figure; the paper's tables
+report tasks after it. This file was never run at full size.
 """
 
 from experiments import t5_small
 
 
 def get_config(variant: str = ''):
-  """`smoke` is the same, small enough for two CPU cores."""
+  """Returns the config; `smoke` is small enough for two CPU cores."""
   config = t5_small.get_config(variant, name='t5_base')
   if not variant:
     config.model.num_layers = 12

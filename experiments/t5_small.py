@@ -3,14 +3,15 @@
 python run.py --config=experiments/t5_small.py --config.data.path='FILES'
 python run.py --config=experiments/t5_small.py:smoke    under a minute
 
-Six layers a side of width 512, 32,128 ids, span corruption at 15 % in spans of
-3, batches of 128 rows, 2^19 steps. The rate is that of section 3.1.2,
-1 / sqrt(max(step, 10,000)), but with a linear warmup where theirs is constant;
-Adafactor multiplies it by each matrix's size. Dropout is on the embeddings and
-the residual branches; theirs is on attention weights and inside MLPs, too.
+The model has six layers a side of width 512 and 32,128 ids, and is trained by
+span corruption at 15 % in spans of 3, with batches of 128 rows and 2^19 steps.
+The learning rate is that of section 3.1.2, 1 / sqrt(max(step, 10,000)), but
+with a linear warmup where the paper's is constant; Adafactor multiplies it by
+each matrix's size. Dropout applies to the embeddings and the residual branches;
+the paper's also applies to attention weights and inside MLPs.
 
-Expected: no loss of pre-training is published for this size. This file was
-never run at full size.
+Expected: no pre-training loss is published for this size. This file was never
+run at full size.
 """
 
 from experiments import base
@@ -18,14 +19,14 @@ from lm import errors
 
 
 def get_config(variant: str = '', *, name: str = 't5_small'):
-  """`smoke` is the same, small enough for two CPU cores."""
+  """Returns the config; `smoke` is small enough for two CPU cores."""
   config = base.get_config()
-  # Your own text goes here; theirs is C4.
+  # Replace this by your own text; the paper's is C4.
   config.data.source = 'files'
   config.data.path = 'corpus/*.jsonl.zst'
   config.data.tokenizer = 'unigram'
   config.data.vocab_size = 32_128
-  # 512 of the encoder, 114 of the decoder.
+  # 512 positions of the encoder, and 114 of the decoder.
   config.data.sequence_length = 626
   config.data.batch_size = 128
   config.objective.name = 'span'

@@ -1,6 +1,6 @@
-"""How fast a config runs here: its train step, its input, its decoding.
+"""Measures the speed of a config: train step, input pipeline and decoding.
 
-Needs the prepared data, which it makes if it is missing, and no run folder.
+Prepares the data if needed; needs no run folder.
 """
 
 import itertools
@@ -18,29 +18,30 @@ from lm.config import compatible, resolve as config_lib
 from lm.data import packing, pipeline, prepare
 from lm.generation import strategies
 from lm.runtime import hosts, sharding
-from lm.training import flops, loaded, program as program_lib, step
+from lm.training import flops, inputs, loaded, program as program_lib, step
 
 _TIMED_STEPS = 20
-# Batches of real rows that the timed steps take in turn.
+# Number of batches of real rows that the timed steps cycle through.
 _BATCHES = 4
 _PIPELINE_SECONDS = 2.0
 _TIMED_GENERATIONS = 2
 
 
 def run(config, *, given: Collection[str] | None = None):
-  """Prints the figures for people; the last line on stdout is JSON.
+  """Prints the figures; the last line on stdout is JSON.
 
   Args:
+    config: config to measure, not yet resolved.
     given: see `config.resolve`.
 
   Raises:
-    UserError: a mistake in the config or the data.
+    UserError: there is a mistake in the config or the data.
   """
-  # What is compiled here is compiled anew, also when it has been before.
+  # The time of compilation is measured, so nothing may come from the cache.
   jax.config.update('jax_enable_compilation_cache', False)
   config, objective = config_lib.resolve_with_objective(config, given=given)
   compatible.check_training(config, objective)
-  prepared = program_lib.find_prepared(
+  prepared = inputs.find_prepared(
     lambda: prepare.prepare(config.data, report=print)
   )
   objective = objectives.make(config, prepared.tokenizer())
@@ -60,7 +61,7 @@ def run(config, *, given: Collection[str] | None = None):
 def _time_step(
   program: program_lib.Program, rows: packing.Rows
 ) -> tuple[dict[str, Any], step.TrainState]:
-  """The compiled step alone: its batches are on the device beforehand."""
+  """Times the compiled step alone, with batches already on the device."""
   began = time.perf_counter()
   compiled = program.compile()
   compile_seconds = time.perf_counter() - began
@@ -90,11 +91,12 @@ def _time_step(
 
 
 def _memory(compiled) -> dict[str, Any]:
-  """Most bytes in use on one device, and whose figure that is.
+  """Returns the peak memory of one device, in bytes, and the figure's source.
 
-  `device`: measured by the allocator, since the process began. `xla`: where
-  the allocator counts nothing, as on CPU, the compiler's own sum of the step's
-  arguments, outputs and temporaries, the donated state counted once.
+  device: measured by the allocator, since the start of the process.
+  xla: if the allocator has no statistics, as on CPU, the compiler's sum of the
+    step's arguments, outputs and temporaries, with the donated state counted
+    once.
   """
   stats = [device.memory_stats() or {} for device in jax.local_devices()]
   peaks = [one['peak_bytes_in_use'] for one in stats if one]
@@ -113,7 +115,7 @@ def _memory(compiled) -> dict[str, Any]:
 def _time_pipeline(
   program: program_lib.Program, rows: packing.Rows
 ) -> dict[str, Any]:
-  """Batches built one after the other in this thread, on the host alone."""
+  """Times batches built one after the other in this thread, on the host."""
   data = program.config.data
   local = program.local_rows()
   batches = pipeline.iterate(
@@ -137,24 +139,24 @@ def _time_pipeline(
 def _time_decoding(
   program: program_lib.Program, prepared: prepare.Prepared, state
 ) -> dict[str, Any]:
-  """`generate.batch_size` samples at a time, reading their prompts included.
+  """Times decoding of `generate.batch_size` samples, with their prompts.
 
-  What is computed counts: as many ids for each row as for the longest one,
-  also where a row has drawn the end of its document before.
+  Counts computed ids: each row counts as many as the longest one, even if its
+  document ended earlier.
 
   Returns:
-    Nothing where the objective draws no text.
+    The figures; {} if the objective does not sample text.
   """
   config = program.config
-  drawn = [
+  sampled = [
     strategies.STRATEGIES[name]
     for name in program.objective.generates
     if 'seed' in strategies.STRATEGIES[name].reads
   ]
-  if not drawn:
+  if not sampled:
     return {}
-  way = drawn[0]
-  completer = way.make(
+  strategy = sampled[0]
+  completer = strategy.make(
     loaded.LoadedModel(
       config=config,
       tokenizer=prepared.tokenizer(),
@@ -166,8 +168,9 @@ def _time_decoding(
     )
   )
   size = config.generate.batch_size
-  # The shortest prompt there is.
-  prompts, samples = [completer.encode(way.marks[0])] * size, range(size)
+  # The shortest possible prompt.
+  prompts = [completer.encode(strategy.marks[0])] * size
+  samples = range(size)
   completer.batch(prompts, samples)  # compiles
   began, tokens = time.perf_counter(), 0
   for _ in range(_TIMED_GENERATIONS):
@@ -195,7 +198,7 @@ def _describe(program: program_lib.Program) -> dict[str, Any]:
 
 
 def _table(figures: dict[str, Any]) -> str:
-  """The figures for a terminal."""
+  """Formats the figures for a terminal."""
   share = ''
   if 'model_flops_utilization' in figures:
     share = f', {figures["model_flops_utilization"]:.1%} of the peak'

@@ -1,10 +1,10 @@
-"""Mistakes that the user can mend, told in one line."""
+"""Mistakes that the user can mend, reported in one line."""
 
 import errno
 
 
 class UserError(Exception):
-  """A mistake of the user's, told in one line.
+  """A mistake of the user, reported in one line.
 
   The message names the field or the path, its value, what is allowed and the
   mend. `run.py` prints it on stderr without a traceback and exits with 2.
@@ -12,14 +12,14 @@ class UserError(Exception):
 
 
 def one_line(error: BaseException) -> str:
-  """The text of an error without line breaks; its type where it has none."""
+  """The message of an error without line breaks, or its type if it is empty."""
   return ' '.join(str(error).split()) or type(error).__name__
 
 
 def is_disk_full(error: BaseException | None) -> bool:
   """Whether an error, or one that caused it, is a full disk or quota.
 
-  Libraries in C++ turn the errno into their own text.
+  Libraries in C++ report it as text without an errno.
   """
   seen = set()
   while error is not None and id(error) not in seen:

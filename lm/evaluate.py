@@ -1,4 +1,4 @@
-"""The figures of a run: validation loss while it trains, bits at its end."""
+"""Evaluates a run on held-out text, and compares it with the baselines."""
 
 import json
 import pathlib
@@ -18,7 +18,7 @@ from lm.evaluation import (
 from lm.runtime import console
 from lm.training import loaded
 
-# The others are for while a run trains.
+# The other fields of the section only have an effect during training.
 _READS = (
   *('evaluate.batch_size', 'evaluate.windows', 'evaluate.bound_samples'),
 )
@@ -28,7 +28,7 @@ def run(workdir: pathlib.Path, overrides: Mapping[str, Any]):
   """Prints the figures of a run folder; the last line is JSON.
 
   Raises:
-    UserError: no run, or an override that is not read.
+    UserError: the folder holds no run, or an override has no effect.
   """
   check.overrides(overrides, _READS, '--mode=evaluate')
   run = load_run.load(workdir, overrides)
@@ -42,14 +42,14 @@ def run(workdir: pathlib.Path, overrides: Mapping[str, Any]):
 
 
 def score(run: loaded.LoadedModel, folder: pathlib.Path) -> dict[str, Any]:
-  """The held-out figures of a run, by names of metrics.jsonl.
+  """Returns the held-out figures of a run, by their names in metrics.jsonl.
 
-  Bits per byte of the stored windows, by the scorer of the objective, and of
-  the test documents where it can score them whole; of a mixture also those of
-  each source, `by_source`. A figure that is not defined is absent. Shows a
-  progress bar.
+  The scorer of the objective gives bits per byte of the stored windows, and of
+  the whole test documents if it can score them. `by_source` holds the figures
+  of each source of a mixture. Undefined figures are absent. Shows progress.
 
   Args:
+    run: model to evaluate.
     folder: the `held_out` folder of a run or of prepared data.
   """
   name = run.objective.scorer
@@ -67,9 +67,9 @@ def score(run: loaded.LoadedModel, folder: pathlib.Path) -> dict[str, Any]:
   scorer = pseudo = None
   total = 0
   if name != scoring_methods.NONE:
-    scorer = make_scorer(run, scoring_methods.KINDS[name])
+    scorer = make_scorer(run, scoring_methods.METHODS[name])
     total += scorer.count(lengths)
-    if scorer.kind.documents:
+    if scorer.method.documents:
       total += scorer.count((0, int(n)) for n in test.lengths)
   if scoring_methods.has_pseudo(run.objective):
     pseudo = make_scorer(run, scoring_methods.PSEUDO)
@@ -77,33 +77,33 @@ def score(run: loaded.LoadedModel, folder: pathlib.Path) -> dict[str, Any]:
   figures: dict[str, Any] = {}
   scores: dict[str, passages.Score] = {}
   with console.Progress('scoring query', start=0, total=total) as progress:
-    if scorer and scorer.kind.documents:
+    if scorer and scorer.method.documents:
       found = _score_documents(run, scorer, test, progress.advance)
       scores['bits_per_byte'] = found
-      figures |= _of_documents(found)
+      figures |= _document_figures(found)
       figures['scorer'] = name
     figures['suffix_scorer'] = name
     # The test split may be shorter than a window.
     if windows and scorer:
       found = _score_windows(run, scorer, windows, progress.advance)
       scores['suffix_bits_per_byte'] = found
-      figures |= {**_of_windows(found, scorer.kind), **figures}
+      figures |= {**_window_figures(found, scorer.method), **figures}
     if windows and pseudo:
       found = _score_windows(run, pseudo, windows, progress.advance)
       scores['pseudo_bits_per_byte'] = found
       figures['pseudo_bits_per_byte'] = found.bits_per_byte()
   if sources and scores:
     figures[by_source.NAME] = by_source.figures(
-      sources, scores, sampled=bool(scorer and scorer.kind.sampled)
+      sources, scores, sampled=bool(scorer and scorer.method.sampled)
     )
   return figures
 
 
 def make_scorer(
-  run: loaded.LoadedModel, kind: scoring_methods.Kind
+  run: loaded.LoadedModel, method: scoring_methods.Method
 ) -> scorer_lib.Scorer:
-  """A scorer of this kind for a run."""
-  return scorer_lib.make(kind, run.objective, run.model, run.mesh, run.config)
+  """Builds the scorer of a method for a run."""
+  return scorer_lib.make(method, run.objective, run.model, run.mesh, run.config)
 
 
 def _score_documents(
@@ -115,7 +115,7 @@ def _score_documents(
   return scorer(
     run.params,
     passages.documents(test),
-    # Of pairs also what separates them is read, and costs bits.
+    # In pairs, SEP is read and costs bits, too.
     run.tokenizer.allowed_ids(
       end=True, separator=test.input_lengths is not None
     ),
@@ -123,7 +123,7 @@ def _score_documents(
   )
 
 
-def _of_documents(whole: passages.Score) -> dict[str, Any]:
+def _document_figures(whole: passages.Score) -> dict[str, Any]:
   return {
     'bits_per_byte': whole.bits_per_byte(),
     'perplexity': whole.perplexity(),
@@ -146,8 +146,8 @@ def _score_windows(
   )
 
 
-def _of_windows(
-  found: passages.Score, kind: scoring_methods.Kind
+def _window_figures(
+  found: passages.Score, method: scoring_methods.Method
 ) -> dict[str, Any]:
   figures = {
     'suffix_bits_per_byte': found.bits_per_byte(),
@@ -155,7 +155,7 @@ def _of_windows(
     'suffix_bytes': found.size,
     'special_mass': found.special_mass / found.tokens,
   }
-  if kind.sampled:
+  if method.sampled:
     figures['suffix_standard_error'] = found.standard_error()
   return figures
 
@@ -169,9 +169,9 @@ _NAMES = {
 
 
 def table(figures: Mapping[str, Any], baselines: Mapping[str, float]) -> str:
-  """The held-out figures beside the baselines, for a terminal.
+  """Formats the held-out figures and the baselines for a terminal.
 
-  Only figures of the same text and of one meaning are in one list.
+  Each list holds only comparable figures: of the same text, with one meaning.
   """
   values = {**figures, **baselines}
   lines = []
@@ -198,7 +198,7 @@ def _suffix_lines(figures: Mapping[str, Any]) -> list[str]:
       f'bits per byte on second halves of {figures["suffix_windows"]} windows '
       f'of 1,024 bytes, scorer {name}',
       f'  {figures["suffix_bits_per_byte"]:6.3f}  this model, '
-      f'{scoring_methods.KINDS[name].meaning}',
+      f'{scoring_methods.METHODS[name].meaning}',
     ]
   if 'suffix_standard_error' in figures:
     lines[-1] += f', standard error {figures["suffix_standard_error"]:.3f}'
@@ -211,7 +211,7 @@ def _suffix_lines(figures: Mapping[str, Any]) -> list[str]:
 
 
 def headline(figures: Mapping[str, Any]) -> str:
-  """What a finished run came to, in a few words."""
+  """Summarizes the result of a finished run in a few words."""
   if 'bits_per_byte' in figures:
     return f'{figures["bits_per_byte"]:.3f} bits per byte on the test documents'
   if 'suffix_bits_per_byte' in figures:

@@ -1,19 +1,21 @@
-"""Any text, scored by a finished run: what each of its tokens costs.
+"""Scores any text with a finished run, and reports each token's surprisal.
 
-stdout is JSON lines. An object a token, in order:
+Writes JSON lines to stdout, one object per token, in order:
 
   {"document": "a.txt", "start": 0, "end": 3, "id": 812, "text": "The",
    "bits": 5.25}
 
-`start` and `end` are bytes of the document's text in UTF-8; a document's tokens
-tile it from 0. A byte order mark at the head of a file is no text. A token that
-is only part of a character has the text null and the key `bytes`, in
-hexadecimal. The last token of a document is its end, of no byte.
+`bits` is the surprisal, minus log2 of the token's probability. `start` and
+`end` are byte offsets into the document's text in UTF-8; the tokens of a
+document cover it without gaps. A byte order mark at the start of a file is not
+text. A token that is only part of a character has the text null and the key
+`bytes`, in hexadecimal. The last token of a document is EOS, which has no
+bytes.
 
-The last line is the figures: `bits_per_byte` counts the ends of documents, as
-the run's own figure on its test documents does; `text_bits_per_byte` does not.
-Ends, and the figure with them, are there for runs alone whose scorer is exact;
-runs that give no bits to each token in turn are refused.
+The last line holds the figures: `bits_per_byte` counts the bits of EOS, as the
+run's own figure on its test documents does; `text_bits_per_byte` does not. EOS
+and `bits_per_byte` are reported only if the run's scorer is exact. Runs whose
+scorer does not score token by token are refused.
 """
 
 import base64
@@ -38,38 +40,42 @@ from lm.runtime import console, hosts
 from lm.training import loaded
 
 STDIN = '-'
-# What to read, and how.
+# Fields that say which text to read, and how.
 FIELDS = ('data.path', 'data.text_column', 'data.encoding', 'data.errors')
-# What is read besides: text by text, and each token exactly.
+# Fields of other sections that have an effect.
 _READS = ('evaluate.batch_size',)
-_WHOLE = 2**31 - 1  # bytes: no document is cut
+_WHOLE = 2**31 - 1  # bytes, so that no document is cut
 
 
 def run(workdir: pathlib.Path, overrides: Mapping[str, Any]):
   """Scores the text at `data.path`, a file, folder, glob or - for stdin.
 
   Args:
-    overrides: 'section.field' -> value; FIELDS say what to read and the others
-      what else differs from the run's own config.
+    workdir: run folder.
+    overrides: 'section.field' -> value; FIELDS choose the text, others override
+      the run's own config.
 
   Raises:
-    UserError: no run, or no text, or text in another encoding.
+    UserError: the folder holds no run, there is no text, or it has another
+      encoding.
   """
-  check.overrides(overrides, _READS, '--mode=evaluate with --config.data.path')
-  config_lib.load(workdir)  # A mistake in it comes before any in the text.
+  check.overrides(
+    overrides, _READS, '--mode=evaluate with --config.data.path'
+  )
+  config_lib.load(workdir)  # Reports its mistakes before those of the text.
   path = overrides['data.path']
   size, found = _open(overrides)
   rest = {k: v for k, v in overrides.items() if k not in FIELDS}
   run = load_run.load(workdir, rest)
   compatible.check_scoring(run.config, run.objective)
-  kind = _kind(run)
-  # On a terminal the lines themselves show how far it is.
+  method = _method(run)
+  # On a terminal the lines themselves show the progress.
   shown = hosts.is_first() and not sys.stdout.isatty()
   stream = sys.stderr if shown else io.StringIO()
   with console.Progress(
     'scoring byte', start=0, total=size, stream=stream
   ) as progress:
-    figures = _score(run, kind, found, progress)
+    figures = _score(run, method, found, progress)
   if not figures['documents']:
     raise errors.UserError(
       f'data.path={path!r} holds no text to score; give a file that is not '
@@ -82,34 +88,38 @@ def run(workdir: pathlib.Path, overrides: Mapping[str, Any]):
 
 @dataclasses.dataclass(frozen=True)
 class _Text(passages_lib.Passage):
-  """A document; ends[i] is the byte behind its i-th id."""
+  """A document.
+
+  name: its name.
+  ends: byte offset of the end of each id.
+  """
 
   name: str
   ends: np.ndarray
 
 
-def _kind(run: loaded.LoadedModel) -> scoring_methods.Kind:
-  """How the run's objective scores.
+def _method(run: loaded.LoadedModel) -> scoring_methods.Method:
+  """Returns the scoring method of the run's objective.
 
   Raises:
-    UserError: not token by token.
+    UserError: it does not score token by token.
   """
-  kind = scoring_methods.KINDS.get(run.objective.scorer)
-  if kind is None or not kind.chain:
+  method = scoring_methods.METHODS.get(run.objective.scorer)
+  if method is None or not method.chain:
     name = run.config.objective.name
     raise errors.UserError(
-      f"objective.name='{name}' (scorer {run.objective.scorer}) gives no bits "
-      'to each token in turn; leave data.path out for the figures it has'
+      f"objective.name='{name}' (scorer {run.objective.scorer}) has no bits of "
+      'single tokens; omit data.path to evaluate it on its held-out text'
     )
-  return kind
+  return method
 
 
 def _score(
-  run: loaded.LoadedModel, kind: scoring_methods.Kind, found, progress
+  run: loaded.LoadedModel, method: scoring_methods.Method, found, progress
 ) -> dict[str, Any]:
-  """Prints the lines of all tokens; the sums."""
-  scorer, tokenizer = evaluate.make_scorer(run, kind), run.tokenizer
-  allowed_V = tokenizer.allowed_ids(end=kind.documents)
+  """Prints a line for each token; returns the figures."""
+  scorer, tokenizer = evaluate.make_scorer(run, method), run.tokenizer
+  allowed_V = tokenizer.allowed_ids(end=method.documents)
   skipped = collections.Counter()
   documents = tokens = size = 0
   bits = end_bits = 0.0
@@ -119,7 +129,7 @@ def _score(
       if isinstance(document, sources.Skipped):
         skipped[document.reason] += 1
       else:
-        yield _passage(document, tokenizer, end=kind.documents)
+        yield _passage(document, tokenizer, end=method.documents)
 
   for parts in scorer.batches(run.params, passages(), allowed_V):
     for part in parts:
@@ -137,7 +147,7 @@ def _score(
   if skipped:
     figures['skipped'] = dict(skipped)
   if size:
-    if kind.documents:
+    if method.documents:
       figures |= {'bits_per_byte': bits / size, 'end_bits': end_bits}
     figures |= {
       'text_bits_per_byte': (bits - end_bits) / size,
@@ -166,7 +176,7 @@ def _passage(
 def _lines(
   part: passages_lib.Part, tokenizer: tokenizer_lib.Tokenizer
 ) -> Iterator[dict[str, Any]]:
-  """The object of each token."""
+  """Yields the JSON object of each token."""
   document, first = part.passage, part.first
   stop = first + len(part.bits_n)
   start = int(document.ends[first - 1]) if first else 0
@@ -187,9 +197,9 @@ def _lines(
 
 
 def _open(overrides: Mapping[str, Any]):
-  """About how many bytes there are, and an iterator over the documents."""
+  """Returns the approximate size in bytes, and an iterator over documents."""
   path = overrides['data.path']
-  # Not the run's own `data`: that tells how its text was read.
+  # Defaults, since the run's own `data` describes its training text.
   config = base_config.get_config()
   for field in FIELDS:
     if field in overrides:
@@ -202,7 +212,7 @@ def _open(overrides: Mapping[str, Any]):
   try:
     source = sources.make(config_data)
   except errors.UserError:
-    # A lone file whose name tells no format is text; anything else is wrong.
+    # A single file of unknown format is read as text; other errors are raised.
     if file.is_dir() or not file.exists():
       raise
     try:
@@ -220,7 +230,7 @@ def _open(overrides: Mapping[str, Any]):
 
 
 def _read_stdin() -> bytes:
-  """Of the first process: what starts several gives the others none."""
+  """Reads the stdin of the first process; launchers give the others none."""
 
   def read() -> str:
     data = sys.stdin.buffer.read() if sys.stdin else b''
@@ -230,15 +240,15 @@ def _read_stdin() -> bytes:
 
 
 def _plain(name: str, data: bytes, encoding: str):
-  """The bytes of one document, and it; a mistake in it leaves no other."""
+  """Decodes a single document; returns its size in bytes, and an iterator."""
   is_utf8 = streams.is_utf8(encoding)
   try:
     text = data.decode('utf-8' if is_utf8 else encoding).removeprefix('\ufeff')
   except UnicodeError as error:
     if not is_utf8:
       raise errors.UserError(
-        f'data.path: {name} is not {encoding}; give the encoding that it has '
-        'as data.encoding'
+        f'data.path: {name} is not {encoding}; set data.encoding to its '
+        'encoding'
       ) from None
     raise errors.UserError(
       f'data.path: {name} is not UTF-8 at byte {error.start}; convert it, for '
@@ -250,20 +260,20 @@ def _plain(name: str, data: bytes, encoding: str):
 
 
 def _table(workdir, step: int, path: str, figures: Mapping[str, Any]) -> str:
-  """The figures for a person."""
+  """Formats the figures for a terminal."""
   lines = [
     f'{workdir}, step {step}: {path}, {figures["bytes"]:,} bytes, '
     f'{figures["tokens"]:,} tokens, {figures["documents"]:,} document(s)',
   ]
   if 'bits_per_byte' in figures:
     lines.append(
-      f'  {figures["bits_per_byte"]:6.3f}  bits per byte, the end of each '
-      'document counted'
+      f'  {figures["bits_per_byte"]:6.3f}  bits per byte, with the end of each '
+      'document'
     )
   scorer = figures['scorer']
   lines.append(
-    f'  {figures["text_bits_per_byte"]:6.3f}  bits per byte of the text alone, '
-    f'scorer {scorer}: {scoring_methods.KINDS[scorer].meaning}'
+    f'  {figures["text_bits_per_byte"]:6.3f}  bits per byte of the text, '
+    f'scorer {scorer}: {scoring_methods.METHODS[scorer].meaning}'
   )
   for reason, count in figures.get('skipped', {}).items():
     lines.append(f'{count} document(s) skipped: {reason}')

@@ -1,4 +1,4 @@
-"""What a run generates from prompts: which way each takes, and printing."""
+"""Generates text from prompts with a finished run, and prints it."""
 
 import itertools
 import pathlib
@@ -23,69 +23,85 @@ def run(
   *,
   one_by_one: bool,
 ):
-  """Prints what is generated for each prompt, as it comes.
+  """Prints the text generated for each prompt, as soon as it is available.
 
-  A single prompt that text goes on from streams; of several, decoded in
-  batches, each is printed when its turn has come. Of several samples a prompt
-  each stands under a line that names it. Notes go to stderr.
+  The continuation of a single prompt is streamed. Several prompts are decoded
+  in batches and printed in order. If there are several samples per prompt, a
+  heading precedes each. Notes go to stderr.
 
   Args:
-    overrides: 'section.field' -> value, over the folder's config.
-    prompts: where they are a sequence, what has no effect on them is known.
-    one_by_one: answers a prompt before it reads the next, as a person at a
-      terminal expects; else as many as fill `generate.batch_size` are read and
-      decoded together.
+    workdir: run folder.
+    overrides: 'section.field' -> value, overrides the folder's config.
+    prompts: prompts; if they are a sequence, overrides that have no effect on
+      any of them are known to have none.
+    one_by_one: completes each prompt before reading the next, as a user at a
+      terminal expects; otherwise as many as fill `generate.batch_size` are read
+      and decoded together.
+
+  Raises:
+    UserError: the folder holds no run, or the objective does not accept a
+      prompt.
   """
   overrides = _effective(overrides, prompts)
   completers = strategies.Completers(load_run.load(workdir, overrides))
   at_once = 1 if one_by_one else completers.prompts_at_once
   prompts, before = iter(prompts), 0
   while group := hosts.decide(lambda: list(itertools.islice(prompts, at_once))):
-    # All of them before the first is printed: one may be a mistake.
-    ways = [completers.strategy(prompt) for prompt in group]
-    # Of several ways those that follow one another are decoded together.
-    for way, same in itertools.groupby(range(len(group)), key=ways.__getitem__):
+    # All are checked before the first is printed, since one may be a mistake.
+    names = [completers.strategy(prompt) for prompt in group]
+    # Consecutive prompts of one strategy are decoded together.
+    for name, same in itertools.groupby(
+      range(len(group)), key=names.__getitem__
+    ):
       part = [group[place] for place in same]
-      _complete(completers[way], part, before)
+      _complete(completers[name], part, before)
       before += len(part)
 
 
 def _effective(
   overrides: Mapping[str, Any], prompts: Iterable[str] | Sequence[str]
 ) -> dict[str, Any]:
-  """Overrides without those that have no effect on the prompts, with a warning.
+  """The overrides that can have an effect; prints a warning for the others.
 
-  Prompts that come one after the other are not known beforehand.
+  Prompts that are read one after the other are not known beforehand.
   """
   without = {
     'generate.samples': 'is read when training ends, not by --mode=generate; '
-    'leave it out, or for several texts of a prompt give '
+    'omit it, or for several texts per prompt give '
     '--config.generate.samples_per_prompt'
   }
   if isinstance(prompts, Sequence):
     masked = [prompts_lib.mark(x) == prompts_lib.MASK for x in prompts]
     without |= {
-      f'generate.{name}': f'is not read: it says {what}, and --prompt has '
-      f'{"none" if of_masks else "such marks"}; leave it out'
-      for name, of_masks, what in _OF_PROMPTS
-      if of_masks not in masked
+      f'generate.{name}': f'is not read: it is {what}, and --prompt has '
+      f'{"none" if needs_masks else "masks"}; omit it'
+      for name, needs_masks, what in _PROMPT_FIELDS
+      if needs_masks not in masked
     }
   for name in [name for name in without if name in overrides]:
     check.warn(f'{name}={overrides[name]!r} {without[name]}')
   return {k: v for k, v in overrides.items() if k not in without}
 
 
-# Field that is read of some prompts, whether those have masks, what it says.
-_OF_PROMPTS = (
-  ('candidates', True, f'what is told of each {prompts_lib.MASK}'),
-  ('max_tokens', False, f'where text without {prompts_lib.MASK} ends'),
+# (field that only some prompts read, whether these have masks, its meaning).
+_PROMPT_FIELDS = (
+  (
+    'candidates',
+    True,
+    f'the number of candidates reported for each {prompts_lib.MASK}',
+  ),
+  (
+    'max_tokens',
+    False,
+    f'the maximum length of text generated without {prompts_lib.MASK}',
+  ),
 )
 
 
 def _complete(
   completer: completion.Completer, group: Sequence[str], before: int
 ):
-  """Prints what is generated for prompts, behind `before` others."""
+  """Prints the completions of prompts, which follow `before` others."""
   size, each = completer.batch_size, completer.samples_per_prompt
   encoded = [completer.encode(prompt) for prompt in group]
   rows = list(itertools.product(range(len(group)), range(each)))
@@ -107,14 +123,14 @@ def _complete(
 
 
 def _name(prompt: int, sample: int, each: int) -> str:
-  """Of a sample; both are counted from 1."""
+  """Name of a sample; prompts and samples are numbered from 1."""
   if each == 1:
     return f'{prompt + 1}'
   return f'prompt {prompt + 1}, sample {sample + 1}'
 
 
 class _Printer:
-  """Prints texts that come in turns one after the other."""
+  """Prints texts one after the other while all of them grow."""
 
   def __init__(self, beginnings: Sequence[str]):
     self._texts = list(beginnings)
@@ -122,14 +138,14 @@ class _Printer:
     _show(self._texts[0])
 
   def add(self, row: int, text: str):
-    """Takes new text of the batch's row `row`."""
+    """Adds new text to row `row` of the batch."""
     if row == self._current:
       _show(text)
     else:
       self._texts[row] += text
 
   def end(self):
-    """The current text is whole: goes on to the next."""
+    """Ends the current text and starts the next."""
     _show('\n')
     self._current += 1
     if self._current < len(self._texts):

@@ -1,4 +1,4 @@
-"""A trained model from its run folder alone."""
+"""Loads a trained model from its run folder."""
 
 import pathlib
 from collections.abc import Mapping
@@ -17,21 +17,22 @@ from lm.training import checkpoint, loaded, program
 def load(
   workdir: pathlib.Path, overrides: Mapping[str, Any]
 ) -> loaded.LoadedModel:
-  """The latest checkpoint of a run folder whose parameters can be read.
+  """Loads the latest checkpoint of a run folder whose parameters are readable.
 
-  The optimizer's slots are not: their shapes alone are known here.
+  The state of the optimizer is not loaded.
 
   Args:
-    overrides: 'section.field' -> value, over the folder's config.
+    workdir: run folder.
+    overrides: 'section.field' -> value, overrides the folder's config.
 
   Raises:
-    UserError: no run or no checkpoint there, or a value out of range.
+    UserError: there is no run or no checkpoint, or a value is out of range.
   """
   config = ml_collections.ConfigDict(config_lib.load(workdir))
-  # A copy of the tokenizer is in the folder; the source may be gone.
+  # The folder holds a copy of the tokenizer; the original may be gone.
   tokenizer = tokenizer_lib.load(workdir / 'tokenizer')
   config.data.tokenizer = str(workdir / 'tokenizer')
-  # The devices here are not those that it was trained on.
+  # The run may have been trained on other devices.
   config.mesh = base_config.get_config().mesh
   config.model.attention = None
   for field, value in overrides.items():
@@ -39,7 +40,7 @@ def load(
     config[section][name] = value
   config = config_lib.resolve(config, given=overrides)
   objective = objectives.make(config, tokenizer)
-  # Here: a checkpoint that does not fit the mesh looks like a damaged one.
+  # Before restoring, where a mesh that does not fit looks like a damaged file.
   compatible.check_model(config, objective)
   mesh = sharding.make_mesh(config)
   model = models.make(config, objective, mesh)

@@ -1,12 +1,12 @@
-"""All objectives, trained on the same number of raw tokens, in one table.
+"""Prints a table of all objectives, trained on the same number of raw tokens.
 
 python -m lm.objective_table [--directory=runs/objectives] [--tokens=100000]
 
-Trains the `:smoke` variant of each objective's experiment, whose file has its
-name, and prints a table in Markdown. Raw tokens are those of the text itself:
-an objective whose rows hold fewer of them makes more steps. Each objective's
-loss is its own and compares with no other's; it is beside its own value before
-the first step. What may be compared is in the columns for the suffix.
+Trains the `:smoke` variant of the experiment named after each objective, and
+prints a table in Markdown. Raw tokens are the tokens of the text itself; an
+objective whose rows hold fewer of them trains for more steps. Losses of
+different objectives are not comparable; each is shown with its value before the
+first step. The suffix columns are comparable.
 """
 
 import argparse
@@ -30,7 +30,7 @@ _HEAD = (
 
 
 def main():
-  """Trains what is not there yet, and prints the table."""
+  """Trains the missing runs, and prints the table."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--directory', default='runs/objectives')
   parser.add_argument('--tokens', type=int, default=100_000)
@@ -47,20 +47,24 @@ def main():
 
 
 def steps_for(config, tokens: int) -> int:
-  """Steps of a resolved config that read about so many tokens of text.
+  """Returns the number of steps that read about `tokens` tokens of text.
 
-  From the rows of its first epoch, which hold all of the training split that
-  fits them.
+  Estimated from the rows of the first epoch, which hold all of the training
+  split that fits them.
+
+  Args:
+    config: resolved config.
+    tokens: number of raw tokens.
   """
   prepared = prepare.prepare(config.data)
   objective = objectives.make(config, prepared.tokenizer())
   rows = packing.training_rows(config, prepared.train(), objective)
-  of_a_row = rows.tokens / rows.rows_in_first_epoch(2**62)
-  return max(1, round(tokens / (of_a_row * config.data.batch_size)))
+  tokens_per_row = rows.tokens / rows.rows_in_first_epoch(2**62)
+  return max(1, round(tokens / (tokens_per_row * config.data.batch_size)))
 
 
 def _row(name: str, workdir: pathlib.Path, tokens: int) -> list[str]:
-  """Trains and measures an objective; its cells."""
+  """Trains and measures an objective; returns its row of the table."""
   experiment = importlib.import_module(f'experiments.{name}')
   config = config_lib.resolve(experiment.get_config('smoke'))
   steps = steps_for(config, tokens)
@@ -86,7 +90,7 @@ def cells(
   lines: list[dict[str, Any]],
   measured: dict[str, Any],
 ) -> list[str]:
-  """A row of the table from metrics.jsonl and a benchmark's figures."""
+  """Builds a row of the table from metrics.jsonl and benchmark figures."""
   last = {line['split']: line for line in lines}
   untrained = next(line for line in lines if line['split'] == 'train')
   suffix = last['final'].get('suffix_bits_per_byte')

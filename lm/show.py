@@ -1,7 +1,8 @@
-"""What objectives make of real text: in the terminal and as WORKDIR/show.html.
+"""Shows the examples that objectives build from real text.
 
-No model is made: an objective is a function of text, and that is what is shown.
-The examples and rows are those of the input pipeline itself.
+Prints them to the terminal and writes WORKDIR/show.html. No model is built: an
+objective is a function of text, and its examples and rows come from the input
+pipeline itself.
 """
 
 import dataclasses
@@ -24,17 +25,21 @@ from lm.data import (
 )
 from lm.report import show_page, show_terminal, token_text, views
 
-# Rows that are counted, and among which one is chosen to be shown.
+# Number of rows that are counted; one of them is shown.
 _ROWS = 32
-# Positions of a side that are shown of a longer row.
-_LONGEST = 1024
+# Maximum number of positions shown per side of a row.
+_MAX_POSITIONS = 1024
 
 
 @dataclasses.dataclass(frozen=True)
 class _Data:
-  """Documents as ids, and how they are packed.
+  """Tokenized documents, and the function that packs them.
 
-  what: names it, for a person. rows: (resolved config, objective) -> its rows.
+  what: description of the documents.
+  split: the documents.
+  tokenizer: their tokenizer.
+  weights: weights of their sources.
+  rows: (resolved config, objective) -> packed rows.
   """
 
   what: str
@@ -46,7 +51,7 @@ class _Data:
 
 @dataclasses.dataclass(frozen=True)
 class _Variant:
-  """An objective with an architecture; `config` is resolved for it."""
+  """An objective with an architecture, and the config resolved for both."""
 
   config: ml_collections.FrozenConfigDict
   objective: types.Objective
@@ -69,7 +74,7 @@ class _Variant:
     tokenizer: tokenizer_lib.Tokenizer,
     note: str,
   ) -> views.View:
-    """A row, as `packing.pack` returns it."""
+    """Builds the view of a row returned by `packing.pack`."""
     return views.View(
       objective=self.name,
       architecture=self.architecture,
@@ -81,8 +86,13 @@ class _Variant:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Made:
-  """What a variant makes: of each text its examples, of all a row."""
+class _VariantViews:
+  """What is shown of a variant.
+
+  texts: for each text, a view of each of its examples.
+  row: view of a packed row.
+  summary: counts over rows.
+  """
 
   texts: list[list[views.View]]
   row: views.View
@@ -92,14 +102,15 @@ class _Made:
 def of_config(
   config, workdir: pathlib.Path, *, given: Collection[str] | None = None
 ):
-  """Shows the training documents of a config, which are prepared if needed.
+  """Shows training documents of a config; prepares the data if needed.
 
   Args:
-    config: of `experiments/`, with overrides, not yet resolved.
+    config: config of an experiment, with overrides, not yet resolved.
+    workdir: folder for show.html.
     given: see `config.resolve`.
 
   Raises:
-    UserError: a mistake in the config or the data.
+    UserError: there is a mistake in the config or the data.
   """
   resolved = config_lib.resolve(config, given=given)
   _check_folder(workdir)
@@ -117,13 +128,14 @@ def of_config(
 
 
 def of_run(workdir: pathlib.Path, overrides: Mapping[str, Any]):
-  """Shows held-out documents of a run folder, from what it holds alone.
+  """Shows held-out documents of a run; reads nothing outside its folder.
 
   Args:
-    overrides: 'show.field' -> value, over the folder's config.
+    workdir: run folder.
+    overrides: 'show.field' -> value, overrides the folder's config.
 
   Raises:
-    UserError: no run there, or a mistake in the overrides.
+    UserError: the folder holds no run, or there is a mistake in the overrides.
   """
   config = ml_collections.ConfigDict(config_lib.load(workdir))
   tokenizer = tokenizer_lib.load(workdir / 'tokenizer')
@@ -137,7 +149,7 @@ def of_run(workdir: pathlib.Path, overrides: Mapping[str, Any]):
     split=store.Split(folder),
     tokenizer=tokenizer,
     weights=[1.0],
-    # As `validation.Validation` packs them.
+    # The same packing as in `validation.Validation`.
     rows=lambda config, objective: packing.Rows(
       data.split,
       objective,
@@ -149,17 +161,17 @@ def of_run(workdir: pathlib.Path, overrides: Mapping[str, Any]):
 
 
 def _check_folder(workdir: pathlib.Path):
-  """Tells before minutes of preparation that nothing can be written there."""
+  """Raises UserError, before minutes of preparation, if workdir is invalid."""
   place = workdir.absolute()
   found = next(p for p in (place, *place.parents) if p.exists())
   if not found.is_dir():
     raise errors.UserError(
-      f'--workdir={workdir} cannot be made: {found} is a file; give another'
+      f'--workdir={workdir} cannot be created: {found} is a file; give another'
     )
 
 
 def _show(config, data: _Data, workdir: pathlib.Path):
-  # What other objectives read may be set; the config itself was judged.
+  # Fields of other objectives may be set; the config itself was checked.
   cfg = config_lib.resolve(config, given=()).show
   variants, failures = _variants(config, data.tokenizer)
   if not variants:
@@ -168,7 +180,7 @@ def _show(config, data: _Data, workdir: pathlib.Path):
   made = []
   for variant in variants:
     try:
-      made.append(_make(variant, data, records, cfg.seed))
+      made.append(_views(variant, data, records, cfg.seed))
     except errors.UserError as error:
       failures.append((variant.title, error))
   if not made:
@@ -192,7 +204,7 @@ def _show(config, data: _Data, workdir: pathlib.Path):
     summaries=[one.summary for one in made],
     notes=[f'{title}: not shown, {error}' for title, error in failures],
   )
-  # Before the terminal, whose reader may leave.
+  # Written first, since a closed pipe may end the output to the terminal.
   path = show_page.write(workdir, shown)
   show_terminal.write(shown)
   print(f'page: {path}')
@@ -201,7 +213,7 @@ def _show(config, data: _Data, workdir: pathlib.Path):
 def _variants(
   config, tokenizer
 ) -> tuple[list[_Variant], list[tuple[str, errors.UserError]]]:
-  """What is to be shown; and what cannot be, each with the reason."""
+  """Returns the variants to show, and (title, error) of those that fail."""
   variants, failures = [], []
   for name in check.shown_objectives(config):
     for architecture in _architectures(name, config):
@@ -220,9 +232,9 @@ def _variants(
 
 
 def _architectures(name: str, config) -> list[str]:
-  """The config's; of objectives that are asked for, the default one, too.
+  """Architectures to show: the config's and, if requested, the default one.
 
-  Not the config's where an objective cannot train it.
+  The config's architecture is skipped if the objective cannot train it.
   """
   allowed, given = (
     objectives.OBJECTIVES[name].architectures,
@@ -236,20 +248,20 @@ def _architectures(name: str, config) -> list[str]:
 def _records(
   data: _Data, variants: Sequence[_Variant], cfg
 ) -> Iterator[types.Record]:
-  """Different chunks of documents, drawn from all, or pairs as they are."""
+  """Yields distinct random chunks of documents, or whole pairs."""
   split = data.split
   made = [variant.objective for variant in variants]
   if pairs := any(one.pairs for one in made):
-    # A pair is never cut. So short, it fits whichever of its sides is long.
+    # Pairs are never cut. One this short fits even if one side has all tokens.
     sides = [one.capacity for one in made]
     longest = [min(s.tokens, s.encoder_tokens or s.tokens) for s in sides]
     length = min(cfg.tokens, *longest)
     (documents,) = np.nonzero(split.lengths <= length)
     starts = np.zeros(len(documents), np.int64)
-    spans = mixture.Spans(documents, starts, split.lengths[documents])
+    spans = mixture.Ranges(documents, starts, split.lengths[documents])
   else:
     length = min(cfg.tokens, *(one.raw_length for one in made))
-    spans = mixture.spans(
+    spans = mixture.ranges(
       split.lengths, split.sources, data.weights, seed=cfg.seed, epoch=0
     )
   ends = np.cumsum(-(-(spans.stop - spans.start) // length))
@@ -269,33 +281,31 @@ def _records(
 
 
 def _chunk(
-  spans: mixture.Spans, ends: np.ndarray, length: int, number: int
+  ranges: mixture.Ranges, ends: np.ndarray, length: int, number: int
 ) -> tuple[int, int, int]:
-  """Document, start and stop of a chunk; spans[i] has the last at ends[i]."""
-  span = int(np.searchsorted(ends, number, side='right'))
-  start, stop = int(spans.start[span]), int(spans.stop[span])
-  nth = number - (int(ends[span - 1]) if span else 0)
-  # The last one of a document is as long as the others.
+  """Document, start and stop of chunk `number`; ranges[i] ends at ends[i]."""
+  range_ = int(np.searchsorted(ends, number, side='right'))
+  start, stop = int(ranges.start[range_]), int(ranges.stop[range_])
+  nth = number - (int(ends[range_ - 1]) if range_ else 0)
+  # The last chunk of a document is as long as the others.
   first = max(start, min(start + nth * length, stop - length))
-  return int(spans.document[span]), first, min(first + length, stop)
+  return int(ranges.document[range_]), first, min(first + length, stop)
 
 
-def _make(
+def _views(
   variant: _Variant, data: _Data, records: Sequence[types.Record], seed: int
-) -> _Made:
+) -> _VariantViews:
   rows = data.rows(variant.config, variant.objective)
-  looked_at = [rows[r] for r in range(rows.rows_in_first_epoch(_ROWS))]
-  # Only of a mixture is there more than one component.
-  mixed = any(
-    'component' in row and row['component'].any() for row in looked_at
-  )
-  return _Made(
+  counted = [rows[r] for r in range(rows.rows_in_first_epoch(_ROWS))]
+  # Only a mixture has more than one component.
+  mixed = any('component' in row and row['component'].any() for row in counted)
+  return _VariantViews(
     texts=[
       list(_examples(variant, data.tokenizer, record, seed, mixed=mixed))
       for record in records
     ],
-    row=_row(variant, data.tokenizer, looked_at),
-    summary=_summary(variant, looked_at),
+    row=_row(variant, data.tokenizer, counted),
+    summary=_summary(variant, counted),
   )
 
 
@@ -307,7 +317,7 @@ def _examples(
   *,
   mixed: bool,
 ) -> Iterator[views.View]:
-  """What an objective makes of a chunk: an example, of some several."""
+  """Yields views of the examples of a chunk; most objectives build one."""
   rng = seeding.generator(seed, 0, seeding.CHUNK, record.place)
   examples = variant.objective.corrupt(record, rng)
   for part, example in enumerate(examples, 1):
@@ -320,7 +330,8 @@ def _examples(
     if len(examples) > 1:
       notes.append(f'example {part} of {len(examples)}')
     if mixed:
-      notes.append(f'component {example.component_L[0]} of the mixture')
+      component = 0 if example.component_L is None else example.component_L[0]
+      notes.append(f'component {component} of the mixture')
     yield variant.view(
       packing.pack([example], size, variant.objective.arrays),
       tokenizer,
@@ -329,10 +340,10 @@ def _examples(
 
 
 def _summary(
-  variant: _Variant, looked_at: Sequence[Mapping[str, np.ndarray]]
+  variant: _Variant, counted: Sequence[Mapping[str, np.ndarray]]
 ) -> views.Summary:
   totals = dict.fromkeys(('positions', 'read', 'predicted', 'weight'), 0)
-  for row in looked_at:
+  for row in counted:
     sides = [row[n] for n in ('segment', 'encoder_segment') if n in row]
     for name, value in views.count(sides, row['weights']).items():
       totals[name] += value
@@ -341,7 +352,7 @@ def _summary(
     architecture=variant.architecture,
     attention=variant.objective.attention,
     scorer=variant.objective.scorer,
-    rows=len(looked_at),
+    rows=len(counted),
     **totals,
   )
 
@@ -349,14 +360,16 @@ def _summary(
 def _row(
   variant: _Variant,
   tokenizer: tokenizer_lib.Tokenizer,
-  looked_at: Sequence[Mapping[str, np.ndarray]],
+  counted: Sequence[Mapping[str, np.ndarray]],
 ) -> views.View:
-  """The first row with several examples; where none has, the first."""
-  counts = [int(row['segment'].max()) for row in looked_at]
+  """View of the first row with several examples, or of the first row."""
+  counts = [int(row['segment'].max()) for row in counted]
   chosen = next((r for r, count in enumerate(counts) if count > 1), 0)
   note = f'row {chosen} of the first epoch, counted from 0'
   capacity = variant.objective.capacity
-  if max(capacity.tokens, capacity.encoder_tokens) > _LONGEST:
-    note += f', at most {_LONGEST:,} positions of a side'
-  row = {name: values[:_LONGEST] for name, values in looked_at[chosen].items()}
+  if max(capacity.tokens, capacity.encoder_tokens) > _MAX_POSITIONS:
+    note += f', at most {_MAX_POSITIONS:,} positions of a side'
+  row = {
+    name: values[:_MAX_POSITIONS] for name, values in counted[chosen].items()
+  }
   return variant.view(row, tokenizer, note)

@@ -1,25 +1,28 @@
-"""The loop: the only place with side effects.
+"""Training: the way of the data, from a config to a report.
 
 config -> data -> tokenizer -> objective -> model -> rows -> mesh -> state
        -> compiled step -> loop -> checkpoint -> evaluate -> report
+
+The loop is the only place with side effects.
 """
 
+import contextlib
 import dataclasses
+import functools
 import pathlib
 import shutil
 import signal
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import jax
 import ml_collections
 import numpy as np
 
 from lm import errors, evaluate, models, objectives, types
 from lm.config import compatible, resolve as config_lib
-from lm.data import packing, prepare
-from lm.evaluation import baselines, validation
+from lm.data import packing, prepare, tokenizer as tokenizer_lib
+from lm.evaluation import baselines as baselines_lib, validation
 from lm.generation import diversity, samples, strategies
 from lm.report import page
 from lm.runtime import (
@@ -34,12 +37,14 @@ from lm.runtime import (
 from lm.training import (
   budget,
   checkpoint,
-  flops,
+  inputs,
   loaded,
   metrics,
-  program,
+  position as position_lib,
+  program as program_lib,
   provenance,
   step,
+  step_log,
 )
 
 
@@ -51,7 +56,7 @@ def run(
   given: Collection[str] | None = None,
   process_began: float | None = None,
 ):
-  """Trains, or goes on training, in a run folder until the budget is met.
+  """Trains, or continues training, in a run folder until the budget is met.
 
   Args:
     config: a ConfigDict of `experiments/`, with overrides, not yet resolved.
@@ -61,435 +66,410 @@ def run(
 
   Raises:
     UserError: a mistake in the config or the data, or a loss not finite.
-    stopping.Interrupted: after SIGTERM or Ctrl-C; the state has been saved.
+    signals.Interrupted: after SIGTERM or Ctrl-C; the state has been saved.
   """
   if process_began is None:
     process_began = time.monotonic()
   with run_folder.locked(workdir), signals.on_sigterm(command):
-    _Run(config, workdir, command, given, process_began).go()
+    _run(config, workdir, command, given, process_began)
 
 
-@dataclasses.dataclass
-class _Position:
-  """Where a run stands besides its state; the checkpoint's progress item."""
+def _run(
+  asked,
+  workdir: pathlib.Path,
+  command: str,
+  given: Collection[str] | None,
+  process_began: float,
+):
+  """See `run`; `asked` is the config before it is resolved."""
+  stored = hosts.decide(lambda: _stored_config(workdir))
+  resumed = stored is not None
+  # This objective has no tokenizer yet.
+  config, objective = config_lib.resolve_with_objective(
+    asked, stored, given=given
+  )
+  compatible.check_training(config, objective)
+  if _ends_here(workdir, command, asked, config, objective, resumed=resumed):
+    return
 
-  accumulator: metrics.Accumulator
-  metrics_length: int = 0
-  samples_length: int = 0
-  seconds: float = 0.0
-  best: dict[str, float] | None = None
+  prepared = inputs.find_prepared(
+    lambda: inputs.prepare_for(workdir, config.data, resumed=resumed)
+  )
+  tokenizer = prepared.tokenizer()
+  objective = objectives.make(config, tokenizer)
+  mesh = sharding.make_mesh(config)
+  model = models.make(config, objective, mesh)
+  rows = inputs.make_rows(config, prepared, objective)
+  program = program_lib.make(config, objective, model, mesh)
+  if not budget.is_measured(config):
+    asked = _with_step_seconds(asked, program, rows)
+    config = config_lib.resolve(asked, stored, given=given)
+    if _ends_here(workdir, command, asked, config, objective, resumed=resumed):
+      return
+    # The schedule is made for the steps that the seconds come to.
+    program = program_lib.make(config, objective, model, mesh)
+  if text := budget.describe(config, objective):
+    print(text)
+  baselines = None
+  if config.evaluate.baselines and hosts.is_first():
+    baselines = baselines_lib.Task(prepared)
+  hosts.decide(
+    lambda: _write_folder(workdir, command, program, prepared, resumed=resumed)
+  )
+
+  checkpoints = checkpoint.Checkpoints(
+    workdir, keep=config.train.keep_checkpoints, writes=True
+  )
+  with contextlib.closing(checkpoints):
+    state, progress = _restore_or_start(workdir, program, checkpoints)
+    position = position_lib.Position(progress)
+    with contextlib.closing(_open_writer(workdir, state, progress)) as writer:
+      validate = _make_validation(program, prepared)
+      run = _Run(
+        workdir, command, program, rows, position, validate, checkpoints, writer
+      )
+      state = _loop(run, state, process_began)
+      checkpoints.wait()
+      _finish(run, state, tokenizer, baselines)
 
 
+@dataclasses.dataclass(frozen=True)
 class _Run:
-  """One start of a run; the attributes are what its phases share."""
+  """What the loop and its hooks share, complete before the first step.
 
-  def __init__(
-    self,
-    config,
-    workdir: pathlib.Path,
-    command: str,
-    flags: Collection[str] | None,
-    process_began: float,
-  ):
-    self.workdir, self.command, self.flags = workdir, command, flags
-    self.process_began = process_began
-    # Of this start: None before its first step, empty once it has been logged.
-    self.first_step: dict[str, float] | None = None
-    self.checkpoints = None
-    self.stored = hosts.decide(self._stored_config)
-    self.resumed = self.stored is not None
-    self.objective = self._resolve(config)  # It knows no tokenizer yet.
-    compatible.check_training(self.config, self.objective)
+  workdir: the run folder.
+  command: how to start this run again.
+  program: the config and what is made of it.
+  rows: the training text, packed.
+  position: where the run stands beside its state.
+  validation: parameters -> figures on held-out rows.
+  checkpoints, writer: where states and lines are stored.
+  """
 
-  def _resolve(self, config) -> types.Objective:
-    self.given = config
-    self.config, objective = config_lib.resolve_with_objective(
-      config, self.stored, given=self.flags
+  workdir: pathlib.Path
+  command: str
+  program: program_lib.Program
+  rows: packing.Rows
+  position: position_lib.Position
+  validation: validation.Validation
+  checkpoints: checkpoint.Checkpoints
+  writer: metrics.Writer
+
+  @property
+  def config(self) -> ml_collections.FrozenConfigDict:
+    return self.program.config
+
+  @property
+  def steps(self) -> int:
+    """Steps of the whole run, from its start."""
+    return self.config.train.steps
+
+
+# Before the loop.
+
+
+def _stored_config(workdir: pathlib.Path) -> dict[str, Any] | None:
+  """The config of a run that can be continued, else None."""
+  folder = workdir / 'checkpoints'
+  started = folder.exists() and any(p.name.isdigit() for p in folder.iterdir())
+  return config_lib.load(workdir) if started else None
+
+
+def _ends_here(
+  workdir: pathlib.Path,
+  command: str,
+  asked,
+  config,
+  objective: types.Objective,
+  *,
+  resumed: bool,
+) -> bool:
+  """Whether an earlier start met the budget; prints what to do then."""
+  finished = hosts.decide(
+    lambda: resumed and _is_finished(workdir, config.train.steps)
+  )
+  if finished and hosts.is_first():
+    _print_finished(workdir, command, asked, config, objective)
+  return finished
+
+
+def _is_finished(workdir: pathlib.Path, steps: int) -> bool:
+  lines = metrics.read(workdir)
+  last = lines[-1] if lines else {}
+  return last.get('split') == 'final' and last['step'] >= steps
+
+
+def _print_finished(
+  workdir: pathlib.Path,
+  command: str,
+  asked,
+  config,
+  objective: types.Objective,
+):
+  final = metrics.read(workdir)[-1]
+  more = budget.flags_to_go_on(config, objective, asked, final['step'])
+  prompt = strategies.example(objective)
+  sample = ''
+  if prompt is not None:
+    sample = (
+      f'  sample    python run.py --workdir={workdir} --mode=generate '
+      f"--prompt='{prompt}'\n"
     )
-    self.steps = self.config.train.steps
-    return objective
+  print(
+    f'{workdir} is finished: {final["step"]} steps, '
+    f'{evaluate.headline(final)}.\n'
+    f'  read      {workdir / "report.html"}\n'
+    f'{sample}'
+    f'  continue  {command} {more}\n'
+    '  restart   the same command with another --workdir'
+  )
 
-  def go(self):
-    """All phases, in order."""
-    if self._ends_here():
-      return
-    self.prepared = program.find_prepared(self._prepare)
-    self.tokenizer = self.prepared.tokenizer()
-    self.objective = objectives.make(self.config, self.tokenizer)
-    self.mesh = sharding.make_mesh(self.config)
-    self.model = models.make(self.config, self.objective, self.mesh)
-    self.rows = self._make_rows()
-    self._make_program()
-    if not budget.is_measured(self.config):
-      self._measure_budget()
-      if self._ends_here():
-        return
-    if text := budget.describe(self.config, self.objective):
-      print(text)
-    self.baselines = None
-    if self.config.evaluate.baselines and hosts.is_first():
-      self.baselines = baselines.Task(self.prepared)
-    hosts.decide(self._write_folder)
-    self.checkpoints = checkpoint.Checkpoints(
-      self.workdir, keep=self.config.train.keep_checkpoints, writes=True
-    )
-    try:
-      self._train_and_finish()
-    finally:
-      self.checkpoints.close()
 
-  def _train_and_finish(self):
-    state, position = self._restore_or_start()
-    self.position = position
-    if hosts.is_first():
-      files.truncate(self.workdir / 'samples.txt', position.samples_length)
-    self.writer = metrics.Writer(
-      self.workdir, length=position.metrics_length, step=int(state.step)
-    )
-    self.began = time.monotonic()
-    try:
-      self.validation = validation.Validation(
-        self.prepared.held_out('validation'),
-        self.objective,
-        self.model,
-        self.mesh,
-        self.config,
-      )
-      if text := self.validation.left_out:
-        print(text)
-      state = self._loop(state)
-      self._finish(state)
-    finally:
-      self.writer.close()
+def _with_step_seconds(
+  asked, program: program_lib.Program, rows: packing.Rows
+) -> ml_collections.ConfigDict:
+  """The config with the measured seconds of a step, for `train.seconds`."""
+  config = ml_collections.ConfigDict(asked.to_dict())
+  print('timing some steps for train.seconds')
+  config.train.step_seconds = program_lib.step_seconds(program, rows)
+  return config
 
-  # Before the loop.
 
-  def _stored_config(self) -> dict[str, Any] | None:
-    """The config of a run that can be continued, else None."""
-    folder = self.workdir / 'checkpoints'
-    started = folder.exists() and any(
-      p.name.isdigit() for p in folder.iterdir()
-    )
-    return config_lib.load(self.workdir) if started else None
+def _write_folder(
+  workdir: pathlib.Path,
+  command: str,
+  program: program_lib.Program,
+  prepared: prepare.Prepared,
+  *,
+  resumed: bool,
+):
+  """Writes config.json, provenance.json, tokenizer/ and held_out/."""
+  config_lib.save(program.config, workdir)
+  provenance.write(
+    workdir,
+    command=command,
+    config=program.config,
+    prepared=prepared,
+    model=program.model,
+    prompt=strategies.example(program.objective),
+  )
+  for name in ('tokenizer', 'held_out'):
+    target = workdir / name
+    if not resumed:
+      # A start that never reached its first checkpoint may have left one.
+      shutil.rmtree(target, ignore_errors=True)
+    run_folder.copy_folder(prepared.directory / name, target)
 
-  def _ends_here(self) -> bool:
-    """Whether the budget was met before; then it is said."""
-    finished = hosts.decide(self._is_finished)
-    if finished and hosts.is_first():
-      self._say_finished()
-    return finished
 
-  def _is_finished(self) -> bool:
-    lines = metrics.read(self.workdir)
-    last = lines[-1] if lines else {}
-    return (
-      self.resumed
-      and last.get('split') == 'final'
-      and last['step'] >= self.steps
-    )
+def _restore_or_start(
+  workdir: pathlib.Path,
+  program: program_lib.Program,
+  checkpoints: checkpoint.Checkpoints,
+) -> tuple[step.TrainState, Mapping[str, Any]]:
+  """The state and the progress beside it; {} for a new run."""
+  restored = checkpoints.restore_latest(program.abstract)
+  if restored is None:
+    return program.init(), {}
+  state, progress = restored
+  print(f'{workdir}: continuing after step {int(state.step)}')
+  return state, progress
 
-  def _say_finished(self):
-    final = metrics.read(self.workdir)[-1]
-    more = budget.flags_to_go_on(
-      self.config, self.objective, self.given, final['step']
-    )
-    # Said before anything of the run is made.
-    prompt = strategies.example(self.objective)
-    sample = ''
-    if prompt is not None:
-      sample = (
-        f'  sample  python run.py --workdir={self.workdir} --mode=generate '
-        f"--prompt='{prompt}'\n"
-      )
-    print(
-      f'{self.workdir} is finished: {final["step"]} steps, '
-      f'{evaluate.headline(final)}.\n'
-      f'  read    {self.workdir / "report.html"}\n'
-      f'{sample}'
-      f'  go on   {self.command} {more}\n'
-      '  anew    the same command with another --workdir'
-    )
 
-  def _prepare(self) -> prepare.Prepared:
-    """The prepared data: for a run that goes on, the very same as before."""
-    data = self.config.data
-    if not self.resumed:
-      return prepare.prepare(data, report=print)
-    known = provenance.read(self.workdir)
-    directory = pathlib.Path(data.directory or known['data_directory'])
-    prepared = prepare.load(directory) or prepare.prepare(data, report=print)
-    if prepared.hash != known['data_hash']:
-      raise errors.UserError(
-        f'the run in {self.workdir} was trained on data with hash '
-        f'{known["data_hash"]}, not {prepared.hash} ({prepared.directory}); '
-        'restore the text it was made from, or give another --workdir'
-      )
-    return prepared
+def _open_writer(
+  workdir: pathlib.Path, state: step.TrainState, progress: Mapping[str, Any]
+) -> metrics.Writer:
+  """Cuts the files back to the checkpoint; new lines follow what is left."""
+  if hosts.is_first():
+    files.truncate(workdir / 'samples.txt', progress.get('samples_length', 0))
+  length = progress.get('metrics_length', 0)
+  return metrics.Writer(workdir, length=length, step=int(state.step))
 
-  def _make_rows(self) -> packing.Rows:
-    data = self.config.data
-    rows = packing.training_rows(
-      self.config, self.prepared.train(), self.objective
-    )
-    if text := rows.left_out('training'):
-      print(text)
-    found = rows.rows_in_first_epoch(data.batch_size)
-    if found < data.batch_size:
-      raise errors.UserError(
-        f'the training text fills {found} row(s) of data.sequence_length='
-        f'{data.sequence_length} positions, less than one batch of '
-        f'data.batch_size={data.batch_size}; give more text, or lower one'
-      )
-    return rows
 
-  def _make_program(self):
-    self.program = program.make(
-      self.config, self.objective, self.model, self.mesh
-    )
-    data = self.config.data
-    self.of_a_step = {
-      'positions': data.batch_size * data.sequence_length,
-      'flops': flops.train_step(self.config, self.objective),
-    }
+def _make_validation(
+  program: program_lib.Program, prepared: prepare.Prepared
+) -> validation.Validation:
+  validate = validation.Validation(
+    prepared.held_out('validation'),
+    program.objective,
+    program.model,
+    program.mesh,
+    program.config,
+  )
+  if text := validate.left_out:
+    print(text)
+  return validate
 
-  def _measure_budget(self):
-    """Turns train.seconds into steps, which the schedule is then made for."""
-    config = ml_collections.ConfigDict(self.given.to_dict())
-    print('timing some steps for train.seconds')
-    config.train.step_seconds = program.step_seconds(self.program, self.rows)
-    self._resolve(config)
-    self._make_program()
 
-  def _write_folder(self):
-    """config.json, provenance.json, tokenizer/ and held_out/."""
-    config_lib.save(self.config, self.workdir)
-    provenance.write(
-      self.workdir,
-      command=self.command,
-      config=self.config,
-      prepared=self.prepared,
-      model=self.model,
-      prompt=strategies.example(self.objective),
-    )
-    for name in ('tokenizer', 'held_out'):
-      target = self.workdir / name
-      if not self.resumed:
-        # Perhaps of a start that never reached its first checkpoint.
-        shutil.rmtree(target, ignore_errors=True)
-      run_folder.copy_folder(self.prepared.directory / name, target)
+# The loop and its hooks.
 
-  def _restore_or_start(self) -> tuple[step.TrainState, _Position]:
-    restored = self.checkpoints.restore_latest(self.program.abstract)
-    if restored is None:
-      return self.program.init(), _Position(metrics.Accumulator())
-    state, progress = restored
-    print(f'{self.workdir}: going on after step {int(state.step)}')
-    return state, _Position(
-      accumulator=metrics.Accumulator(progress['accumulator']),
-      metrics_length=progress['metrics_length'],
-      samples_length=progress['samples_length'],
-      seconds=progress['seconds'],
-      best=progress['best'],
-    )
 
-  # The loop.
+def _loop(
+  run: _Run, state: step.TrainState, process_began: float
+) -> step.TrainState:
+  """Steps up to the budget.
 
-  def _loop(self, state: step.TrainState) -> step.TrainState:
-    cfg, first = self.config.train, int(state.step)
-    if first >= self.steps:
-      return state
-    batches = self.program.batches(self.rows, first=first, stop=self.steps)
-    began = time.monotonic()
-    compiled = self.program.compile()
-    print(f'compiled the train step in {time.monotonic() - began:.1f} s')
-    with (
-      signals.Signals() as stop,
-      console.Progress('step', start=first, total=self.steps) as self.progress,
-      profiling.Trace(
-        self.workdir, count=cfg.profile, first=first + 1, last=self.steps
-      ) as trace,
-    ):
-      self.speed = metrics.Speed(
-        first, devices=self.mesh.devices.ravel(), **self.of_a_step
-      )
-      waiting = None
-      for number, batch in enumerate(batches, first + 1):
-        state, step_metrics = compiled(state, self.program.put(batch))
-        # Read only now that the next step is on its way.
-        if waiting:
-          self._record(*waiting)
-        waiting = (number, step_metrics)
-        evaluating = _due(number, cfg.evaluate_every, self.steps)
-        saving = _due(number, cfg.checkpoint_every, self.steps)
-        tracing = trace.turns_after(number)
-        stop_signal = stop.after(number)
-        if evaluating or saving or tracing or stop_signal:
-          self._record(*waiting)
-          waiting = None
-          values = self._validate(state, number) if evaluating else {}
-          if saving or stop_signal:
-            self._save(state, values.get('loss'))
-          if tracing:
-            trace.turn()
-          self.speed.restart(number)
-        if stop_signal:
-          self._leave(number, stop_signal)
+  At a boundary the order is: train line, evaluation, checkpoint.
+  """
+  cfg, first = run.config.train, int(state.step)
+  if first >= run.steps:
     return state
-
-  def _record(self, number: int, step_metrics: step.Metrics):
-    """Waits for a step's metrics, adds them up and logs when it is time."""
-    step_metrics = jax.device_get(step_metrics)
-    if self.first_step is None:
-      seconds = time.monotonic() - self.process_began
-      self.first_step = {'seconds_to_first_step': seconds}
-      self.progress.line(f'first step after {seconds:.1f} s')
-    self.position.accumulator.add(step_metrics, **self.of_a_step)
-    sums = [total for total, _ in step_metrics['terms'].values()]
-    norms = [step_metrics['gradient_norm'], step_metrics['update_norm']]
-    self._check_finite(number, [*sums, *norms])
-    log = _due(number, self.config.train.log_every, self.steps) or number == 1
-    if not log:
-      self.progress.update(number)
-      return
-    values = self.position.accumulator.losses(self.objective.coefficients)
-    speed = self.speed.lap(number)
-    self.writer.write(
-      number,
-      'train',
-      {
-        'seconds': self._seconds(),
-        **values,
-        'learning_rate': float(step_metrics['learning_rate']),
-        'gradient_norm': float(step_metrics['gradient_norm']),
-        **speed,
-        **self.first_step,
-        **self._read_so_far(number),
-      },
+  batches = run.program.batches(run.rows, first=first, stop=run.steps)
+  began = time.monotonic()
+  compiled = run.program.compile()
+  print(f'compiled the train step in {time.monotonic() - began:.1f} s')
+  with (
+    signals.Signals() as stop,
+    console.Progress('step', start=first, total=run.steps) as bar,
+    profiling.Trace(
+      run.workdir, count=cfg.profile, first=first + 1, last=run.steps
+    ) as trace,
+  ):
+    log = step_log.StepLog(
+      *(run.program, run.rows, run.position, run.writer, bar),
+      first=first,
+      process_began=process_began,
+      check_finite=functools.partial(_check_finite, run),
     )
-    self.first_step = {}
-    loss = f'loss {values["loss"]:.3f}' if 'loss' in values else 'no loss'
-    rate = f'{speed["tokens_per_second"]:,.0f} tokens/s'
-    self.progress.update(number, f'{loss}, {rate}', log=True)
+    for number, batch in enumerate(batches, first + 1):
+      state, step_metrics = compiled(state, run.program.put(batch))
+      # Reads the step before, now that this one has been dispatched.
+      log.hold(number, step_metrics)
+      evaluating = step_log.due(number, cfg.evaluate_every, run.steps)
+      saving = step_log.due(number, cfg.checkpoint_every, run.steps)
+      tracing = trace.turns_after(number)
+      stop_signal = stop.after(number)
+      if not (evaluating or saving or tracing or stop_signal):
+        continue
+      log.read()
+      loss = _validate(run, state, bar) if evaluating else None
+      if saving or stop_signal:
+        _save(run, state, loss)
+      if tracing:
+        trace.turn()
+      log.restart(number)
+      if stop_signal:
+        _leave(run, number, stop_signal)
+  return state
 
-  def _read_so_far(self, number: int) -> dict[str, Any]:
-    """Counters since the run began, up to a step."""
-    accumulator = self.position.accumulator
-    return {
-      **accumulator.counters,
-      'padding_share': accumulator.padding_share(),
-      'epochs': self.rows.epochs(number * self.config.data.batch_size),
-    }
 
-  def _check_finite(self, number: int, values: Sequence[Any]):
-    if np.all(np.isfinite(values)):
-      return
-    self.checkpoints.wait()
-    saved = self.checkpoints.steps()
-    last = f'step {saved[0]}' if saved else 'none yet'
+def _validate(
+  run: _Run, state: step.TrainState, bar: console.Progress
+) -> float:
+  """Writes the validation line; the loss.
+
+  Raises:
+    UserError: it is not finite, or nothing is predicted.
+  """
+  number, values = int(state.step), run.validation(state.evaluated)
+  # Checked before the checkpoint: an update may ruin what its loss did not.
+  if 'loss' not in values:
     raise errors.UserError(
-      f'the loss or its gradient is not finite at step {number}; last good '
-      f'checkpoint: {last}, in {self.workdir / "checkpoints"}; lower '
-      f'optimizer.learning_rate={self.config.optimizer.learning_rate}, raise '
-      'optimizer.warmup_steps or set optimizer.clip_norm, in a new --workdir'
+      'nothing is predicted in any of the validation rows; raise '
+      f'data.sequence_length={run.config.data.sequence_length}, or the rate '
+      f'of objective.{run.config.objective.name}, or give more held-out text'
     )
-
-  def _validate(self, state: step.TrainState, number: int) -> dict[str, Any]:
-    values = self.validation(state.evaluated)
-    # Here, before the checkpoint: an update may ruin what its loss did not.
-    if 'loss' not in values:
-      raise errors.UserError(
-        'nothing is predicted in any of the validation rows; raise '
-        f'data.sequence_length={self.config.data.sequence_length}, or the rate '
-        f'of objective.{self.config.objective.name}, or give more held-out text'
-      )
-    numbers = [value for value in values.values() if np.isscalar(value)]
-    self._check_finite(number, numbers)
-    self.writer.write(
-      number, 'validation', {'seconds': self._seconds(), **values}
-    )
-    best = self.position.best
-    if best is None or values['loss'] < best['loss']:
-      self.position.best = {'step': number, 'loss': values['loss']}
-    self.progress.line(f'step {number}: validation loss {values["loss"]:.3f}')
-    return values
-
-  def _save(self, state: step.TrainState, validation_loss: float | None):
-    samples = self.workdir / 'samples.txt'
-    self.checkpoints.save(
-      state,
-      {
-        'position': int(state.step),
-        'accumulator': self.position.accumulator.state(),
-        # All lines up to here are on the disk before the checkpoint is.
-        'metrics_length': self.writer.sync(),
-        'samples_length': samples.stat().st_size if samples.exists() else 0,
-        'seconds': self._seconds(),
-        'best': self.position.best,
-      },
-      self.config.to_dict(),
-      validation_loss=validation_loss,
-    )
-
-  def _leave(self, number: int, signal_number: int):
-    self.checkpoints.wait()
-    raise signals.Interrupted(
-      f'stopped by {signal.Signals(signal_number).name} after step {number} of '
-      f'{self.steps}, saved; run the same command to go on: {self.command}',
-      signal_number,
-    )
-
-  def _seconds(self) -> float:
-    return self.position.seconds + time.monotonic() - self.began
-
-  # After the loop.
-
-  def _finish(self, state: step.TrainState):
-    """Scores the test documents, writes samples, the final line, the page."""
-    self.checkpoints.wait()
-    number, params = int(state.step), state.evaluated
-    cfg, folder = self.config, self.workdir / 'held_out'
-    run = loaded.LoadedModel(
-      config=cfg,
-      tokenizer=self.tokenizer,
-      objective=self.objective,
-      model=self.model,
-      mesh=self.mesh,
-      params=params,
-      step=number,
-    )
-    figures = evaluate.score(run, folder)
-    self.writer.write(number, 'test', {'seconds': self._seconds(), **figures})
-    sample, of_samples = samples.write(run, self.workdir)
-    if not hosts.is_first():
-      return
-    known = self.baselines.result() if self.baselines else {}
-    files.write_json(folder / 'baselines.json', known)
-    last = {line['split']: line for line in metrics.read(self.workdir)}
-    self.writer.write(
-      number,
-      'final',
-      {
-        'seconds': self._seconds(),
-        **figures,
-        **known,
-        **of_samples,
-        'loss': last['train'].get('loss'),
-        # None is left out: of a run that was stopped before its first one, and
-        # is asked for no more steps now.
-        'validation_loss': last.get('validation', {}).get('loss'),
-        'best_step': (self.position.best or {}).get('step'),
-        **self._read_so_far(number),
-      },
-    )
-    self.writer.sync()
-    path = page.write(self.workdir)
-    if sample:
-      print(f'\n{sample}\n')
-    print(evaluate.table(figures, known))
-    if of_samples:
-      print(diversity.table(of_samples))
-    print(f'report: {path}')
+  numbers = [value for value in values.values() if np.isscalar(value)]
+  _check_finite(run, number, numbers)
+  run.writer.write(
+    number, 'validation', {'seconds': run.position.seconds(), **values}
+  )
+  run.position.note_validation(number, values['loss'])
+  bar.line(f'step {number}: validation loss {values["loss"]:.3f}')
+  return values['loss']
 
 
-def _due(number: int, every: int, last: int) -> bool:
-  return number == last or (every > 0 and number % every == 0)
+def _check_finite(run: _Run, number: int, values: Sequence[Any]):
+  if np.all(np.isfinite(values)):
+    return
+  run.checkpoints.wait()
+  saved = run.checkpoints.steps()
+  last = f'step {saved[0]}' if saved else 'none yet'
+  raise errors.UserError(
+    f'the loss or its gradient is not finite at step {number}; last good '
+    f'checkpoint: {last}, in {run.workdir / "checkpoints"}; lower '
+    f'optimizer.learning_rate={run.config.optimizer.learning_rate}, raise '
+    'optimizer.warmup_steps or set optimizer.clip_norm, in a new --workdir'
+  )
+
+
+def _save(run: _Run, state: step.TrainState, validation_loss: float | None):
+  samples_path = run.workdir / 'samples.txt'
+  progress = run.position.progress(
+    int(state.step),
+    # All lines up to here are on the disk before the checkpoint is.
+    metrics_length=run.writer.sync(),
+    samples_length=samples_path.stat().st_size if samples_path.exists() else 0,
+  )
+  run.checkpoints.save(
+    state, progress, run.config.to_dict(), validation_loss=validation_loss
+  )
+
+
+def _leave(run: _Run, number: int, signal_number: int):
+  run.checkpoints.wait()
+  raise signals.Interrupted(
+    f'stopped by {signal.Signals(signal_number).name} after step {number} of '
+    f'{run.steps}, saved; run the same command to continue: {run.command}',
+    signal_number,
+  )
+
+
+# After the loop.
+
+
+def _finish(
+  run: _Run,
+  state: step.TrainState,
+  tokenizer: tokenizer_lib.Tokenizer,
+  baselines: baselines_lib.Task | None,
+):
+  """Scores the test documents, writes samples, the final line, the page."""
+  number, program = int(state.step), run.program
+  trained = loaded.LoadedModel(
+    config=program.config,
+    tokenizer=tokenizer,
+    objective=program.objective,
+    model=program.model,
+    mesh=program.mesh,
+    params=state.evaluated,
+    step=number,
+  )
+  held_out = run.workdir / 'held_out'
+  figures = evaluate.score(trained, held_out)
+  run.writer.write(
+    number, 'test', {'seconds': run.position.seconds(), **figures}
+  )
+  sample, sample_figures = samples.write(trained, run.workdir)
+  if not hosts.is_first():
+    return
+  known = baselines.result() if baselines else {}
+  files.write_json(held_out / 'baselines.json', known)
+  _write_final(run, number, {**figures, **known, **sample_figures})
+  path = page.write(run.workdir)
+  if sample:
+    print(f'\n{sample}\n')
+  print(evaluate.table(figures, known))
+  if sample_figures:
+    print(diversity.table(sample_figures))
+  print(f'report: {path}')
+
+
+def _write_final(run: _Run, number: int, figures: Mapping[str, Any]):
+  """Writes the line that says that the run is finished, and syncs it."""
+  last = {line['split']: line for line in metrics.read(run.workdir)}
+  rows_read = number * run.config.data.batch_size
+  run.writer.write(
+    number,
+    'final',
+    {
+      'seconds': run.position.seconds(),
+      **figures,
+      'loss': last['train'].get('loss'),
+      # None, and so left out, where the run was stopped before its first
+      # validation and no more steps are asked for.
+      'validation_loss': last.get('validation', {}).get('loss'),
+      'best_step': (run.position.best or {}).get('step'),
+      **run.position.accumulator.totals(epochs=run.rows.epochs(rows_read)),
+    },
+  )
+  run.writer.sync()

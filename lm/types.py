@@ -14,16 +14,21 @@ from typing import Any
 import jax
 import numpy as np
 
-# Name of a loss term -> (sum, weight), two float32 scalars. The one division is
-# in `training/step.py`.
+# Name of a loss term -> (sum, weight), two float32 scalars. The only division
+# of the two is in `training/step.py`.
 Terms = dict[str, tuple[jax.Array, jax.Array]]
+
+# Name of the term that a loss with extras trains: the cross-entropy + sum of
+# factor * extra. Its parts are terms beside it, without gradient; they are
+# logged, and it is logged as `loss` alone.
+TRAINED = 'trained'
 
 # {'trunk', 'heads', 'networks'}: nested dicts of float32 arrays.
 Params = dict[str, Any]
 
-# Arrays whose leading axis is B, so that rows can be gathered (beam search does
-# so). 'length', int32 [B], is always there: positions of each row that were
-# read so far.
+# Nested containers of arrays whose leading axis is B, so that beam search can
+# gather rows. cache['length'], int32 [B], always holds the number of positions
+# of each row that have been read.
 Cache = dict[str, Any]
 
 
@@ -36,8 +41,8 @@ class Record:
   ids_L: int32; the last id is EOS where the document truly ends.
   word_L: int32, index of the word that each token belongs to, from 0.
   place: position of the chunk in its epoch's shuffled order, counted from a
-    number that is drawn for the epoch. What is to be spread evenly over
-    neighbours, which often share a batch, depends on it.
+    number that is drawn for the epoch. Neighbouring chunks often share a batch:
+    values that should spread evenly over a batch are derived from it.
   """
 
   ids_L: np.ndarray
@@ -49,21 +54,22 @@ class Record:
 class Example:
   """One segment of a row, on the host.
 
-  Packing copies every array by the name of its field and makes `segment`,
-  `position` and `predict` itself. Which of the optional arrays are there is
-  static: `Objective.arrays` lists them.
+  Packing copies every array by the name of its field and computes `segment`,
+  `position` and `predict` itself. `Objective.arrays` lists the optional arrays
+  that an objective's Examples have, which is static.
 
-  tokens_L: int32, what the model reads; the decoder's side, if there are two.
-  targets_L: int32, what it must predict at that position. Where nothing is
-    predicted it is the text's own token there, or PAD.
-  weights_L: float32, loss weight of the position; 0: nothing is predicted.
+  tokens_L: int32, tokens that the model reads; the decoder's, if there is an
+    encoder.
+  targets_L: int32, token to predict at each position; where nothing is
+    predicted, the text's own token or PAD.
+  weights_L: float32, loss weight of each position; 0: nothing is predicted.
   order_L: int32, generation order: position i may see j when
     order[j] <= order[i]. Causal is 0, 1, 2, ...; bidirectional 0, 0, 0, ...; a
     prefix 0, ..., 0, 1, 2, ...
   type_L: int32, sentence A (0) or B (1).
-  component_L: int32, index within a mixture.
-  encoder_tokens_M: int32, what the encoder of an encoder-decoder reads, all of
-    which sees all of it; None without an encoder.
+  component_L: int32, index of the mixture's component.
+  encoder_tokens_M: int32, tokens that the encoder of an encoder-decoder reads,
+    in both directions; None without an encoder.
   """
 
   tokens_L: np.ndarray
@@ -77,11 +83,11 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-  """Numbers of positions: of an example, or of a row (its capacity).
+  """Numbers of positions of an example, or of a row (its capacity).
 
   tokens: positions of the decoder, or of the only stack.
   encoder_tokens: positions of the encoder.
-  predictions: positions that are read out; 0 for a row: all are.
+  predictions: positions that are read out; 0 in a row's capacity: all of them.
   """
 
   tokens: int
@@ -103,10 +109,10 @@ class Batch:
     padding. Attention and loss never cross it.
   position_BxL: int32, position within the segment, from 0.
   type_BxL, component_BxL: as in `Example`; None: all are 0.
-  predict_BxP: int32, the positions with a weight, rising, behind them zeros;
-    None: all positions are read out.
-  encoder_*_BxM: the input side of an encoder-decoder, its segments numbered as
-    those of the decoder; None without an encoder.
+  predict_BxP: int32, the positions with a weight in ascending order, followed
+    by zeros; None: all positions are read out.
+  encoder_*_BxM: the encoder's side, whose segments have the numbers of the
+    decoder's; None without an encoder.
   """
 
   tokens_BxL: jax.Array | np.ndarray
@@ -125,28 +131,28 @@ class Batch:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """Tokens to next-token distributions under an order: pure functions.
+  """Pure functions from tokens to the distributions of predicted tokens.
 
   init(key) -> params. Shapes of the trunk depend on the config alone, never on
     the objective.
   hidden(params, batch, *, key=None, train=False) -> [B, L, D]; callers index
     it only along B and L. `key` draws dropout masks when `train`.
-  logits(params, hidden [B, l, D]) -> [B, l, V], kept apart so that callers
-    read out only the positions that they need.
+  logits(params, hidden [B, l, D]) -> [B, l, V], separate from `hidden` so that
+    callers read out only the positions that they need.
   token_log_probs(params, batch, allowed_V=None, *, chunk=None) ->
     (log_p [B, P], special_mass [B, P]): the targets' log-probabilities at the
     positions that are read out, see `models/readout.py`.
   start(params, batch, length) -> (hidden [B, L, D], cache): reads prompts,
-    one segment a row from position 0, padding after it. The cache has room for
-    `length` positions in all.
+    one segment a row from position 0, padding after it. The cache's capacity
+    is `length` positions.
   extend(params, cache, tokens [B, T]) -> (hidden [B, T, D], cache): reads T
     more tokens a row, each row continuing where its prompt ended. Positions
-    past the cache's room are not kept: callers stop before.
-  head(name, params, hidden [B, l, D]) -> what the head `name` of
-    `config.model.heads` makes of these positions; None: there are no heads.
+    beyond the cache's capacity are dropped: callers stop before.
+  head(name, params, hidden [B, l, D]) -> output of the head `name` of
+    `config.model.heads` at these positions; None without heads.
 
-  Of an encoder-decoder, hidden is the decoder's, and `start` reads the
-  encoder's side, too.
+  For an encoder-decoder, hidden states are the decoder's, and `start` runs the
+  encoder, too.
   """
 
   init: Callable[[jax.Array], Params]
@@ -166,36 +172,37 @@ class Objective:
   """What a model is trained to predict: functions for data and loss.
 
   raw_length: tokens of the longest chunk, or pair, that fits a row.
-  capacity: positions of a row; what it reads out is static, see
+  capacity: positions of a row; how many are read out is static, see
     `Batch.predict_BxP`.
-  sizes(n, rng): sizes of the examples made of a chunk of n tokens, in order;
-    makes the same first draws as `corrupt`, and upper bounds suffice. Nearly
-    always there is one example a chunk. For a pair n is (tokens of the source
+  sizes(n, rng): sizes of a chunk's examples, in order, or upper bounds of them,
+    for a chunk of n tokens, which nearly always yields one example. Its draws
+    equal the first ones of `corrupt`. For a pair, n is (tokens of the source
     with its SEP, tokens of the target with its EOS), and whether its size fits
     a row depends on no draw.
   corrupt(record, rng): those examples, in numpy; a pure function of the record
     and the generator's state.
-  attention: who sees whom, the static counterpart of every Example's `order`,
-    see `attention.ATTENTIONS`.
-  scorer: how held-out text is scored, see METHODS of
+  attention: attention pattern, the static counterpart of every Example's
+    `order`, see `attention.ATTENTIONS`.
+  scorer: method by which held-out text is scored, a name of METHODS in
     `evaluation/scoring_methods.py`; or 'none'.
   loss(model, params, batch, key, train): sums and weights by term, in JAX. A
     weight depends on the batch alone, never on parameters. None stands for the
     cross-entropy of the targets, whose tokens can be pooled with those of
-    other objectives; `objectives.make` then fills it in.
-  coefficients: term -> factor in the trained loss.
+    other objectives; `objectives.make` replaces it by that loss.
+  coefficients: term -> factor in the trained loss. Terms without one are only
+    reported.
   arrays: names of the optional arrays that its Examples have, without axes.
-  upper_bound(n): no less than a size of any chunk of n tokens; required of a
+  upper_bound(n): upper bound of `sizes(n)` over all draws; required of a
     mixture's components.
   continuation(context, scored): the Example, in the trained format, in which
-    the ids `scored` follow the ids `context`; it has the weight 1 where they
-    are predicted, in their order, and 0 elsewhere. None: there is none.
+    the ids `scored` follow the ids `context`; its weights are 1 where they are
+    predicted, in their order, and 0 elsewhere. None: not supported.
   scored_at_once: maximum number of tokens that one such Example can score;
-    None: any number.
-  filling(inputs, targets): the Example of inputs in which sentinels stand for
-    what the targets hold. None: it fills none.
-  generates: strategies of `generation/strategies.py` that it can serve:
-    `continuation`, `masks` (the candidates at each [MASK]), `spans` (behind
+    None: unlimited.
+  filling(inputs, targets): the Example whose targets fill in the sentinels of
+    the inputs. None: not supported.
+  generates: strategies of `generation/strategies.py` that it supports:
+    `continuation`, `masks` (the candidates at each [MASK]), `spans` (after
     sentinels), `unmasking` (of a continuation or of masks, over some steps),
     `target` (of a source).
   check_length(n): raises UserError unless chunks of up to n tokens can be
@@ -224,28 +231,32 @@ class Objective:
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveSpec:
-  """What is known of an objective before it is built, beside its `make`.
+  """Properties of an objective that are known before it is built.
 
-  make(config, tokenizer) -> Objective, of a resolved config. Without a
+  make(config, tokenizer) -> Objective for a resolved config. Without a
     tokenizer every id below `data.vocab_size` that is not special counts as a
     piece of text.
-  architectures: values of `model.architecture` that it trains; the first is
-    the default.
-  attention: patterns that its Examples can ask the model for.
+  architectures: supported values of `model.architecture`; the first is the
+    default.
+  attention: attention patterns that its Examples can require.
+  inputs_hold_targets: whether predicted tokens can be among the inputs, as
+    those that BERT keeps, and all of deshuffling.
   data: records that it reads: `text` (chunks of documents, never of pairs),
     `pairs`, or `any` (pairs as text with SEP between their sides).
   fields: declarations of its own config section, see `lm/field.py`.
   reads: dotted names of fields of other sections that only some objectives
     read.
   unread(config, name): why it does not read a field 'objective.SECTION.field',
-    with the mend; None where it reads it. Left out: it reads its own section.
+    with the mend; None if it reads it. None: it reads its own section.
   former_name: its name in older run folders.
-  check(config): raises UserError unless its fields fit together, and the row.
+  check(config): raises UserError unless its fields are consistent with one
+    another and with the row.
   """
 
   make: Callable[..., Objective]
   architectures: tuple[str, ...]
   attention: tuple[str, ...]
+  inputs_hold_targets: bool = False
   data: str = 'any'
   fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   reads: tuple[str, ...] = ()
@@ -261,9 +272,10 @@ class ParameterRules:
   sharding: PartitionSpec over the mesh axes; slots of the optimizer end in the
     same paths.
   decay: whether weight decay applies.
-  matrices: (axes that count layers, axes of the matrix's input side); the rest
-    are its output side. Without an input side a parameter is made of vectors.
-  muon: which part of `muon` steps it, `muon` or `adamw`.
+  matrices: (number of leading axes that count layers, number of input axes);
+    the other axes are outputs. A parameter without input axes is made of
+    vectors.
+  muon: optimizer that `optimizer.name='muon'` applies, `muon` or `adamw`.
   """
 
   sharding: Sequence[tuple[str, Any]]
@@ -274,20 +286,21 @@ class ParameterRules:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-  """What is known of a model family before it is built, beside its `make`.
+  """Properties of a model family that are known before a model is built.
 
   make(config, objective, mesh) -> Model; `mesh` may be None, see
     `models.make`.
-  architectures, attention: values of `model.architecture`, and patterns of
-    attention, that it can obey.
+  architectures: supported values of `model.architecture`.
+  attention: supported attention patterns.
   flops(config, objective, convention) -> FLOPs of a row's forward pass, by
     part, see `training/flops.py`.
   rules: see `ParameterRules`.
   fields: declarations of the fields of `config.model` that it reads.
-  check(config): raises UserError unless its fields fit together.
+  check(config): raises UserError unless its fields are consistent.
   check_devices(config, objective, device): raises UserError unless devices like
-    `device` can run it.
-  splits: fields whose values the mesh divides -> the mesh axis.
+    `device` can run the model.
+  splits: field whose value must be divisible by the size of a mesh axis -> that
+    axis.
   """
 
   make: Callable[..., Model]

@@ -88,7 +88,7 @@ def module_config(tmp_path_factory):
 
 def generator(workdir, **overrides):
   fields = {f'generate.{name}': value for name, value in overrides.items()}
-  return left_to_right.of_continuations(load_run.load(workdir, fields))
+  return left_to_right.continuation_generator(load_run.load(workdir, fields))
 
 
 def test_some_characters_are_spelt_in_bytes(workdir):

@@ -94,7 +94,7 @@ def test_each_scorer_has_its_figures_and_no_other(folder, make_run, name):
     assert figures['bytes'] == sum(len(text.encode()) for text in DOCUMENTS)
   text = evaluate.table(figures, {'xz_bits_per_byte': 2.0})
   assert f'scorer {name}' in text
-  assert scoring_methods.KINDS[name].meaning in text
+  assert scoring_methods.METHODS[name].meaning in text
   for figure in ('bits_per_byte', 'suffix_bits_per_byte'):
     if figure in figures:
       assert f'{figures[figure]:6.3f}  this model' in text

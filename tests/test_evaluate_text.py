@@ -1,4 +1,4 @@
-"""Each token's surprise: nothing left out, nothing twice, the same sums."""
+"""Each token's surprisal: nothing left out, nothing twice, the same sums."""
 
 import dataclasses
 import gzip
@@ -94,7 +94,7 @@ def test_tokens_tile_the_text_and_their_bits_are_its_score(
   ids = [line['id'] for line in [*lines, end]]
   assert tokenizer.decode(ids) == text
   scorer = scorer_lib.Scorer(
-    scoring_methods.KINDS['exact'],
+    scoring_methods.METHODS['exact'],
     run.objective,
     run.model,
     run.mesh,

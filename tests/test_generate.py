@@ -40,11 +40,11 @@ def make_run(config, **changes):
     step=0,
   )
   return with_settings(
-    run, **({'max_tokens': 8} if _goes_on(objective) else {})
+    run, **({'max_tokens': 8} if _continues(objective) else {})
   )
 
 
-def _goes_on(objective) -> bool:
+def _continues(objective) -> bool:
   return any(
     'max_tokens' in strategies.STRATEGIES[name].reads
     for name in objective.generates
@@ -72,12 +72,12 @@ PROMPTS = ['A', 'Some longer prompt', '', '中文']
 @pytest.mark.parametrize('temperature', [0.0, 1.0])
 def test_a_prompt_continues_the_same_alone_and_in_any_batch(run, temperature):
   run = with_settings(run, temperature=temperature)
-  generator = left_to_right.of_continuations(run)
+  generator = left_to_right.continuation_generator(run)
   encoded = [generator.encode(prompt) for prompt in PROMPTS]
   together = generator.batch(encoded)
   alone = [generator.batch([ids])[0] for ids in encoded]
   assert together == alone
-  small = left_to_right.of_continuations(with_settings(run, batch_size=2))
+  small = left_to_right.continuation_generator(with_settings(run, batch_size=2))
   assert small(PROMPTS) == together
 
 
@@ -94,15 +94,15 @@ def test_a_prompt_of_a_model_of_pairs_is_a_source(config, name, column, behind):
   config.model.architecture = 'decoder'
   run = make_run(config)
   run = dataclasses.replace(run, objective=objectives.make(run.config))
-  (way,) = run.objective.generates
-  example = strategies.STRATEGIES[way].make(run).encode('ab')
+  (strategy,) = run.objective.generates
+  example = strategies.STRATEGIES[strategy].make(run).encode('ab')
   expected = [tokenizer.BOS, *run.tokenizer.encode('ab').tolist(), *behind]
   assert example.tokens_L.tolist() == expected
 
 
 def test_greedy_decoding_is_the_argmax_of_the_full_pass(run):
   run = with_settings(run, temperature=0.0, max_tokens=6)
-  generator = left_to_right.of_continuations(run)
+  generator = left_to_right.continuation_generator(run)
   ids = generator.encode('Hello').tokens_L.tolist()
   expected = []
   for _ in range(6):
@@ -121,7 +121,7 @@ def test_greedy_decoding_is_the_argmax_of_the_full_pass(run):
 
 
 @pytest.mark.parametrize('inputs', ['bidirectional', 'causal'])
-def test_a_prefix_is_read_as_trained_and_gone_on_with_by_the_argmax(
+def test_a_prefix_is_read_as_trained_and_continued_by_the_argmax(
   config, inputs
 ):
   """Against the full pass of prompt and continuation in the trained format."""
@@ -129,7 +129,7 @@ def test_a_prefix_is_read_as_trained_and_gone_on_with_by_the_argmax(
   config.objective.inputs = inputs
   run = with_settings(make_run(config), temperature=0.0, max_tokens=6)
   allowed = run.tokenizer.allowed_ids(end=True)
-  completions = left_to_right.of_continuations(run)(PROMPTS)
+  completions = left_to_right.continuation_generator(run)(PROMPTS)
   for prompt, found in zip(PROMPTS, completions, strict=True):
     end = [tokenizer.EOS] if found.stop == 'end' else []
     scored = np.array([*found.ids, *end], np.int32)
@@ -140,7 +140,7 @@ def test_a_prefix_is_read_as_trained_and_gone_on_with_by_the_argmax(
     (places,) = np.nonzero(row.weights_BxL[0])
     assert jnp.argmax(logits[places], axis=-1).tolist() == scored.tolist()
   # Else the test could not tell how the prompt was read.
-  order = left_to_right.of_continuations(run).encode('abc').order_L
+  order = left_to_right.continuation_generator(run).encode('abc').order_L
   assert order.tolist() == ([0] * 4 if inputs[0] == 'b' else [0, 1, 2, 3])
 
 
@@ -166,7 +166,7 @@ def test_the_encoders_share_bounds_a_prompt_of_two_sides(run):
   run = with_settings(
     dataclasses.replace(run, objective=objective), max_tokens=99
   )
-  generator = left_to_right.of_continuations(run)
+  generator = left_to_right.continuation_generator(run)
   example = generator.encode('a' * 19)
   assert example.encoder_tokens_M.tolist()[:2] == [tokenizer.BOS, 270 + 97]
   assert generator.limit(example) == 10
@@ -175,17 +175,21 @@ def test_the_encoders_share_bounds_a_prompt_of_two_sides(run):
 
 
 def test_a_source_is_closed_by_sep_and_only_its_target_is_text(config, run):
-  assert left_to_right.of_continuations(run).beginning('ab') == 'ab'
+  assert left_to_right.continuation_generator(run).beginning('ab') == 'ab'
   config.objective.name, config.data.target_column = 'supervised', 'target'
   config.model.architecture = 'decoder'
   run = make_run(config)
-  generator = left_to_right.of_targets(with_settings(run, temperature=0.0))
+  generator = left_to_right.target_generator(
+    with_settings(run, temperature=0.0)
+  )
   example = generator.encode('ab')
   assert example.tokens_L.tolist() == [
     *(tokenizer.BOS, 270 + 97, 270 + 98, tokenizer.SEP)
   ]
   assert generator.beginning('ab') == ''
-  beams = left_to_right.of_targets(with_settings(run, temperature=0.0, beams=2))
+  beams = left_to_right.target_generator(
+    with_settings(run, temperature=0.0, beams=2)
+  )
   [one] = beams(['ab'])
   assert one.tokens <= 8
   assert one != generator(['ab'])[0]
@@ -204,30 +208,32 @@ ALL = ('continuation', 'masks', 'spans', 'unmasking', 'target')
   ],
 )
 def test_a_prompt_that_an_objective_cannot_do_is_one_line(run, prompt, allowed):
-  for way in ALL:
-    objective = dataclasses.replace(run.objective, generates=(way,))
+  for strategy in ALL:
+    objective = dataclasses.replace(run.objective, generates=(strategy,))
     completers = strategies.Completers(
       dataclasses.replace(run, objective=objective)
     )
-    if way in allowed:
-      assert completers.strategy(prompt) == way
+    if strategy in allowed:
+      assert completers.strategy(prompt) == strategy
       continue
     with pytest.raises(errors.UserError) as caught:
       completers.strategy(prompt)
     message = str(caught.value)
     assert "objective.name='causal'" in message
-    assert strategies.STRATEGIES[way].does in message
-    assert f"--prompt='{strategies.STRATEGIES[way].example}'" in message
+    assert strategies.STRATEGIES[strategy].action in message
+    assert f"--prompt='{strategies.STRATEGIES[strategy].example}'" in message
     assert '\n' not in message
 
 
-@pytest.mark.parametrize('ways', [*((way,) for way in ALL), ('masks', 'spans')])
-def test_the_example_of_an_objective_is_a_prompt_that_it_takes(run, ways):
-  objective = dataclasses.replace(run.objective, generates=ways)
+@pytest.mark.parametrize(
+  'names', [*((name,) for name in ALL), ('masks', 'spans')]
+)
+def test_the_example_of_an_objective_is_a_prompt_that_it_accepts(run, names):
+  objective = dataclasses.replace(run.objective, generates=names)
   completers = strategies.Completers(
     dataclasses.replace(run, objective=objective)
   )
-  assert completers.strategy(strategies.example(objective)) == ways[0]
+  assert completers.strategy(strategies.example(objective)) == names[0]
 
 
 def test_an_objective_that_generates_nothing_says_so(run):
@@ -248,7 +254,7 @@ def test_two_kinds_of_marks_are_a_mistake(run):
   [
     ('samples', 3, None, 'generate.samples=3 is read when training ends'),
     ('candidates', 2, ['text'], r'candidates=2 is not .* each \[MASK\], and'),
-    ('max_tokens', 2, ['A [MASK].'], 'max_tokens=2 is not read: it says where'),
+    ('max_tokens', 2, ['A [MASK].'], 'max_tokens=2 is not read: .* without'),
   ],
 )
 def test_what_has_no_effect_on_a_prompt_is_a_warning(
@@ -265,7 +271,7 @@ def test_what_has_no_effect_on_a_prompt_is_a_warning(
     return capsys.readouterr().err
 
   line = warning(iter(()) if prompts is None else prompts)
-  assert re.search(f'^warning: .*{words}.*; leave it out', line)
+  assert re.search(f'^warning: .*{words}.*; omit it', line)
   if prompts is None:
     return
   # One of several is enough; and of stdin what comes is not known.
@@ -278,7 +284,7 @@ def test_the_seed_decides(run):
   texts = [
     [
       c.text
-      for c in left_to_right.of_continuations(with_settings(run, seed=s))(
+      for c in left_to_right.continuation_generator(with_settings(run, seed=s))(
         PROMPTS
       )
     ]
@@ -292,7 +298,7 @@ def test_only_text_comes_out_and_broken_bytes_are_counted(run):
   run = with_settings(
     run, temperature=2.0, max_tokens=24, top_p=1.0, samples_per_prompt=8
   )
-  completions = left_to_right.of_continuations(run)(['abc'])
+  completions = left_to_right.continuation_generator(run)(['abc'])
   assert any(c.dropped_bytes for c in completions)
   for completion in completions:
     size = len(completion.text.encode())
@@ -302,19 +308,21 @@ def test_only_text_comes_out_and_broken_bytes_are_counted(run):
 
 def test_samples_of_a_prompt_differ_and_each_can_be_had_alone(run):
   run = with_settings(run, temperature=1.0, samples_per_prompt=3)
-  generator = left_to_right.of_continuations(run)
+  generator = left_to_right.continuation_generator(run)
   samples = generator(PROMPTS)
   texts = [c.text for c in samples]
   assert len(set(texts)) == len(samples) == 3 * len(PROMPTS)
   # Whatever the size of the batch, the other prompts and their order.
-  other = left_to_right.of_continuations(with_settings(run, batch_size=5))
+  other = left_to_right.continuation_generator(with_settings(run, batch_size=5))
   assert other(PROMPTS) == samples
   backwards = generator(PROMPTS[::-1])
   assert backwards[:3] == samples[-3:]
   [last] = generator.batch([generator.encode(PROMPTS[1])], [2])
   assert last == samples[5]
   # And whether or not others are drawn.
-  one = left_to_right.of_continuations(with_settings(run, samples_per_prompt=1))
+  one = left_to_right.continuation_generator(
+    with_settings(run, samples_per_prompt=1)
+  )
   assert one(PROMPTS) == samples[::3]
 
 
@@ -322,8 +330,8 @@ def test_the_penalty_counts_the_prompt_and_what_was_drawn(run):
   """So large a penalty leaves the seen ids no chance."""
   settings = {'temperature': 0.0, 'max_tokens': 12}
   prompts = ['abcabc', 'Some longer prompt']
-  free = left_to_right.of_continuations(with_settings(run, **settings))
-  fined = left_to_right.of_continuations(
+  free = left_to_right.continuation_generator(with_settings(run, **settings))
+  fined = left_to_right.continuation_generator(
     with_settings(run, **settings, repetition_penalty=1e9)
   )
   repeats = 0
@@ -341,9 +349,9 @@ def test_the_penalty_counts_the_prompt_and_what_was_drawn(run):
 def test_min_p_of_one_is_greedy(run):
   drawn = with_settings(run, temperature=1.5, top_p=1.0, min_p=1.0)
   greedy = with_settings(run, temperature=0.0)
-  assert left_to_right.of_continuations(drawn)(
+  assert left_to_right.continuation_generator(drawn)(
     PROMPTS
-  ) == left_to_right.of_continuations(greedy)(PROMPTS)
+  ) == left_to_right.continuation_generator(greedy)(PROMPTS)
 
 
 def test_several_samples_are_named_where_they_are_printed(
@@ -354,7 +362,7 @@ def test_several_samples_are_named_where_they_are_printed(
   prompts = ['One', '二', 'third']  # of which two are decoded together
   generate.run(None, {}, prompts, one_by_one=False)
   out, err = capsys.readouterr()
-  completions = left_to_right.of_continuations(run)(prompts)
+  completions = left_to_right.continuation_generator(run)(prompts)
   expected = [
     f'=== prompt {i}, sample {j} ===\n{prompt}'
     for i, prompt in enumerate(prompts, 1)
@@ -368,7 +376,7 @@ def test_several_samples_are_named_where_they_are_printed(
 
 def test_streamed_text_is_the_completion(run):
   parts = {}
-  generator = left_to_right.of_continuations(
+  generator = left_to_right.continuation_generator(
     with_settings(run, temperature=1.5)
   )
   encoded = [generator.encode(prompt) for prompt in PROMPTS]
@@ -381,10 +389,12 @@ def test_streamed_text_is_the_completion(run):
 
 def test_stops_at_max_tokens_at_the_context_and_at_the_end(run):
   L = run.config.data.sequence_length
-  generator = left_to_right.of_continuations(with_settings(run, max_tokens=5))
+  generator = left_to_right.continuation_generator(
+    with_settings(run, max_tokens=5)
+  )
   allowed = {c.stop for c in generator(PROMPTS)}
   assert allowed <= {'max_tokens', 'end'}
-  long = left_to_right.of_continuations(
+  long = left_to_right.continuation_generator(
     with_settings(run, max_tokens=10**6, samples_per_prompt=8)
   )
   completions = long(['a' * (L - 4)])
@@ -407,18 +417,18 @@ def test_stops_at_the_end_of_document(config):
   readout = zeros.at[:, tokenizer.EOS].set(1.0)
   trunk['embeddings']['readout_kernel'] = readout
   trunk['final_norm']['bias'] += 10.0
-  found = left_to_right.of_continuations(run)(['x'])[0]
+  found = left_to_right.continuation_generator(run)(['x'])[0]
   assert (found.text, found.tokens, found.stop) == ('', 0, 'end')
 
 
 def test_a_prompt_longer_than_the_context_is_refused(run):
   L = run.config.data.sequence_length
   with pytest.raises(errors.UserError, match=f'longer than the context of {L}'):
-    left_to_right.of_continuations(run)(['a' * L])
+    left_to_right.continuation_generator(run)(['a' * L])
 
 
 def test_decoding_compiles_once_for_prompts_of_any_length(run):
-  generator = left_to_right.of_continuations(run)
+  generator = left_to_right.continuation_generator(run)
   for prompt in PROMPTS:
     generator([prompt])
   assert generator._start._cache_size() == 1

@@ -47,7 +47,8 @@ class Training:
 
 @pytest.mark.parametrize(('name', 'architecture'), CASES)
 def test_an_objective_learns_and_resumes(request, tmp_path, name, architecture):
-  fixture = 'pairs_config' if name == 'supervised' else 'config'
+  pairs = objectives.OBJECTIVES[name].data == 'pairs'
+  fixture = 'pairs_config' if pairs else 'config'
   config = request.getfixturevalue(fixture)
   config.objective.name = name
   config.model.architecture = architecture

@@ -75,7 +75,7 @@ def test_killed_runs_go_on_bit_identically(launcher, never_stopped, tmp_path):
   process = launcher.start(workdir)
   runs.wait_until(process, lambda: runs.steps(workdir, 'train')[-1] >= 27)
   _, out, _ = runs.kill(process)
-  assert 'going on after step 12' in out
+  assert 'continuing after step 12' in out
   written = runs.steps(workdir, 'train')
   assert written == sorted(set(written))
   assert STEPS not in written
@@ -87,12 +87,12 @@ def test_killed_runs_go_on_bit_identically(launcher, never_stopped, tmp_path):
   process = launcher.start(workdir)
   runs.wait_until(process, lambda: runs.steps(workdir, 'test') == [STEPS])
   _, out, _ = runs.kill(process)
-  assert f'going on after step {last}' in out
+  assert f'continuing after step {last}' in out
   assert runs.steps(workdir, 'final') == []
 
   code, out, err = launcher.run(workdir)
   assert (code, err) == (0, '')
-  assert f'going on after step {STEPS}' in out
+  assert f'continuing after step {STEPS}' in out
   _assert_same_run(workdir, never_stopped)
 
 
@@ -114,7 +114,7 @@ def test_a_killed_encoder_decoder_goes_on_bit_identically(launcher, tmp_path):
   for folder, begun in ((workdir, True), (whole, False)):
     code, out, err = launcher.run(folder, *flags)
     assert (code, err) == (0, '')
-    assert ('going on after step 12' in out) == begun
+    assert ('continuing after step 12' in out) == begun
   _assert_same_run(workdir, whole)
 
 
@@ -130,7 +130,7 @@ def test_killed_before_the_first_checkpoint_starts_anew(
   runs.held(workdir).unlink()
   code, out, err = launcher.run(workdir)
   assert (code, err) == (0, '')
-  assert 'going on' not in out
+  assert 'continuing' not in out
   _assert_same_run(workdir, never_stopped)
 
 
@@ -150,7 +150,7 @@ def test_signals_save_and_leave(launcher, never_stopped, tmp_path):
     assert runs.saved(workdir)[-1] == hold_at + 1
   code, out, err = launcher.run(workdir)
   assert (code, err) == (0, '')
-  assert 'going on after step 26' in out
+  assert 'continuing after step 26' in out
   _assert_same_run(workdir, never_stopped)
 
 
@@ -171,7 +171,7 @@ def test_a_finished_run_goes_on_with_a_larger_budget(
   shutil.copytree(never_stopped, workdir)
   code, out, err = launcher.run(workdir, f'--config.train.steps={2 * STEPS}')
   assert (code, err) == (0, '')
-  assert f'going on after step {STEPS}' in out
+  assert f'continuing after step {STEPS}' in out
 
   every = {1, STEPS, 2 * STEPS, *range(3, 2 * STEPS, 3)}
   assert runs.steps(workdir, 'train') == sorted(every)

@@ -446,7 +446,7 @@ def test_the_seed_chooses_and_without_a_row_none_is_shown(
 def test_of_a_long_row_the_beginning_is_shown(
   config, tmp_path, capsys, monkeypatch
 ):
-  monkeypatch.setattr(show, '_LONGEST', 20)
+  monkeypatch.setattr(show, '_MAX_POSITIONS', 20)
   show.of_config(config, tmp_path)
   out = capsys.readouterr().out
   assert 'at most 20 positions of a side' in ' '.join(out.split())

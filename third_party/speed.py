@@ -1,4 +1,4 @@
-"""Speed of train steps beside those of other people's code, on this machine.
+"""Compares the speed of the train step with that of other people's code.
 
 git clone https://github.com/google-deepmind/nanodo
 git clone https://github.com/karpathy/nanoGPT
@@ -6,23 +6,22 @@ python third_party/speed.py --nanodo=nanodo --nanogpt=nanoGPT
 python third_party/speed.py --shape=masked
 python third_party/speed.py --shape=span
 
-Needs torch (for nanoGPT, run eagerly) and transformers (BertForMaskedLM,
-T5ForConditionalGeneration, likewise). All have 6 layers, width 384, 6 heads, an
-MLP of 1,536 with one activation and no gate, 16 rows, float32, AdamW, no
-dropout; and by `--shape`:
+The comparison needs torch (for nanoGPT) and transformers (BertForMaskedLM,
+T5ForConditionalGeneration), both run eagerly. All models have 6 layers, width
+384, 6 heads, an MLP of 1,536 with one activation and no gate, 16 rows, float32,
+AdamW and no dropout. The rest depends on `--shape`:
 
   causal  vocabulary 8,192, 256 tokens a row, GELU, layer norms, learned
-          positions, tied embeddings; besides, the matrix products of our step
-          alone, with nothing between them
+          positions, tied embeddings; also, the matrix products of this
+          project's step alone
   masked  vocabulary 32,768, 256 tokens a row of which 15 % are predicted, GELU;
-          ours as `objective.name=masked` runs, and once more with the logits of
-          every position
+          this project's step also with the logits of every position
   span    vocabulary 8,192, 3 + 3 layers, 256 positions of the encoder and 58 of
           the decoder, ReLU
 
-Ours is the project's own step on random ids. Each is measured in a process of
-its own, in turn, several times over; printed are the medians and what they are
-to one another. Tokens are positions, of both sides.
+`ours` is this project's step on random ids. Each step is measured in its own
+process, in turn and several times; the medians and their ratios are printed.
+Tokens are positions of both sides.
 """
 
 import argparse
@@ -64,7 +63,7 @@ _OURS = {
 
 
 def main():
-  """Measures in turn, each in a process of its own, and prints the ratios."""
+  """Measures each step in its own process, in turn, and prints the ratios."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--shape', choices=_OURS, default='causal')
   parser.add_argument('--nanodo', help='a clone of nanodo')
@@ -116,7 +115,7 @@ def _median_speed(step, tokens: int) -> float:
 
 
 def _ours(given, *, all_logits: bool = False) -> float:
-  """The project's step, on rows of random ids."""
+  """Measures this project's step on rows of random ids."""
   sys.path.insert(0, str(ROOT))
   from lm.runtime import malloc
 
@@ -171,7 +170,7 @@ def _ours(given, *, all_logits: bool = False) -> float:
 
 
 def _parse(pair: str) -> tuple[str, object]:
-  """'model.width=64' -> 'model.width', 64; a value that is no JSON is text."""
+  """'model.width=64' -> 'model.width', 64; a value that is not JSON is text."""
   field, value = pair.split('=', 1)
   try:
     return field, json.loads(value)
@@ -183,11 +182,11 @@ def _ours_all_logits(given) -> float:
   return _ours(given, all_logits=True)
 
 
-def _products(given) -> float:
-  """The matrix products of our causal step alone, each by XLA on its own.
+def _matrix_products(given) -> float:
+  """Measures the matrix products of our causal step, each compiled alone.
 
-  A product and the two of its gradient; of attention, the causal blocks. No
-  step that multiplies these matrices with XLA can be faster.
+  They are each product and the two of its gradient; those of attention are in
+  causal blocks. No step that multiplies these matrices with XLA can be faster.
   """
   sys.path.insert(0, str(ROOT))
   from lm.runtime import malloc
@@ -202,7 +201,7 @@ def _products(given) -> float:
   rng = np.random.default_rng(0)
 
   def best(count, formula, *shapes):
-    """Seconds of `count` products and of as many of each of their gradients."""
+    """Seconds of `count` products and of those of their gradients."""
     arrays = [jnp.asarray(rng.normal(size=s), jnp.float32) for s in shapes]
     names, out = formula.split('->')
     a, b = names.split(',')
@@ -237,7 +236,7 @@ def _products(given) -> float:
 
 
 def _nanodo(given) -> float:
-  """Its model and its optimizer, which counts steps to accumulate over."""
+  """Measures nanodo's model and optimizer, which counts accumulation steps."""
   sys.path.insert(0, str(pathlib.Path(given.nanodo).resolve()))
   import jax
   import jax.numpy as jnp
@@ -314,7 +313,7 @@ def _nanogpt(given) -> float:
 
 
 def _bert(given) -> float:
-  """15 % of the labels set; its readout computes all logits."""
+  """Measures BERT with 15 % of the labels; its readout computes all logits."""
   del given
   import torch
   import transformers
@@ -371,7 +370,7 @@ def _t5(given) -> float:
 
 
 def _torch_speed(model, optimizer, loss, tokens: int = B * L) -> float:
-  """An eager step, its gradient clipped as ours is."""
+  """Measures an eager step, its gradient clipped like ours."""
   import torch
 
   def step():
@@ -383,11 +382,11 @@ def _torch_speed(model, optimizer, loss, tokens: int = B * L) -> float:
   return _median_speed(step, tokens)
 
 
-# Shape -> what is measured; those that are a flag's name need its value.
+# Shape -> name -> measurement; one named like a flag needs the flag's value.
 MEASURES = {
   'causal': {
     'ours': _ours,
-    'products': _products,
+    'products': _matrix_products,
     'nanodo': _nanodo,
     'nanogpt': _nanogpt,
   },

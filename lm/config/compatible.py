@@ -67,7 +67,7 @@ def check_scoring(config, objective: types.Objective):
   """Raises UserError unless text fits rows, which the devices can split."""
   check_model(config, objective)
   if objective.scorer != scoring_methods.NONE:
-    scoring_methods.room(scoring_methods.KINDS[objective.scorer], objective)
+    scoring_methods.limits(scoring_methods.METHODS[objective.scorer], objective)
   shape = sharding.mesh_shape(config, jax.device_count())
   _check_rows(config, 'evaluate.batch_size', shape)
 

@@ -1,11 +1,11 @@
-"""The first half of preparation: read, clean, and drop what is there twice.
+"""The first half of preparation: documents are read, cleaned and spooled.
 
   sources -> batches -> workers: clean, digest, sketch -> spool (JSON lines)
           -> exact duplicates, near duplicates, splits: see `splits.py`
 
-Of each document its number, sizes, place and digest stay in memory; its text
-and its sketch lie on disk. A pair is a document of two texts: each is cleaned,
-the digest is of both, and the split is chosen by the source.
+The number, sizes, offset and digests of each document stay in memory; its text
+and its sketch are on disk. A pair is a document of two texts: each is cleaned,
+the digest is of both, and the split depends on the source text alone.
 """
 
 import array
@@ -26,9 +26,9 @@ from lm.data.sources import documents
 from lm.data.text import cleaning
 
 SPLITS = ('train', 'validation', 'test')
-# In place of a split, where the source fixes none.
+# In place of a split, if the source fixes none.
 FREE = -1
-# Text and documents that are handed to a worker at once.
+# Sizes of the batches that workers clean.
 _BATCH_CHARACTERS = 1 << 19
 _BATCH_DOCUMENTS = 1000
 # Below, documents that have little in common are compared, all with all.
@@ -178,12 +178,13 @@ FIELDS = field.section(
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """What a worker must know; hashable.
+  """Settings that workers need; hashable.
 
-  rules: for each source the names of its cleaning rules, in the order of
-  `cleaning.RULES` and without those that are not set. language: the only one
-  that is kept. cleaning: the rules' settings, as pairs. near_duplicates:
-  whether sketches are wanted.
+  rules: for each source, the names of its cleaning rules, in the order of
+    `cleaning.RULES` and without those that have no effect.
+  language: the only one that is kept; None keeps all.
+  cleaning: the rules' settings, as pairs of a name and a value.
+  near_duplicates: whether sketches are needed.
   """
 
   rules: tuple[tuple[str, ...], ...]
@@ -192,7 +193,7 @@ class Settings:
   near_duplicates: bool
 
   def as_dict(self) -> dict[str, Any]:
-    """What cleaning depends on: the rules, and what these read."""
+    """Everything that cleaning depends on: the rules, and what they read."""
     values, used = dict(self.cleaning), set().union(*self.rules)
     found = {'rules': self.rules}
     for rule in cleaning.RULES:
@@ -205,14 +206,16 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Collected:
-  """The spooled documents, by number D.
+  """Columns of the spooled documents, [D] unless said otherwise.
 
-  offset: int64, byte of its line in the spool. size, characters: int64, of the
-  text, or of both. source: int16. fixed: int8, index into SPLITS that the
-  source gives, FREE where it gives none. digest: uint64 [D, 2], BLAKE2b of the
-  text, or of both. unit: uint64 [D, 2], the same for all that must be in one
-  split: of a pair, BLAKE2b of its source text; else the digest. sketch: uint32
-  [D, P] on disk, None without near duplicates.
+  offset: int64, byte of the document's line in the spool.
+  size, characters: int64, of the text, or of both texts of a pair.
+  source: int16, number of the source.
+  fixed: int8, index into SPLITS that the source fixes, FREE if it fixes none.
+  digest: uint64 [D, 2], BLAKE2b of the text, or of both texts of a pair.
+  group: uint64 [D, 2], equal for documents that must be in the same split:
+    BLAKE2b of a pair's source text, else the digest.
+  sketch: uint32 [D, P] on disk; None if near duplicates are kept.
   """
 
   offset: np.ndarray
@@ -221,7 +224,7 @@ class Collected:
   source: np.ndarray
   fixed: np.ndarray
   digest: np.ndarray
-  unit: np.ndarray
+  group: np.ndarray
   sketch: np.ndarray | None
 
 
@@ -236,14 +239,14 @@ def collect(
   """Cleans the documents of all sources into `folder`/documents.jsonl.
 
   Args:
-    counts: is told of all that is read, changed and dropped.
-    advance: is told of the bytes read since the last call.
+    counts: counts what is read, changed and dropped.
+    advance: called with the number of bytes read since the last call.
   """
   columns = {
     **{name: array.array('q') for name in ('offset', 'size', 'characters')},
     **{'source': array.array('h'), 'fixed': array.array('b')},
   }
-  digests, units, end = bytearray(), bytearray(), 0
+  digests, groups, end = bytearray(), bytearray(), 0
   batches = _batches(sources)
   with (
     open(folder / 'documents.jsonl', 'wb') as spool,
@@ -270,7 +273,7 @@ def collect(
         spool.write(document.line)
         sketches.write(document.sketch)
         digests += document.digest
-        units += document.unit
+        groups += document.group
         end += len(document.line)
   arrays = {n: np.frombuffer(c, c.typecode) for n, c in columns.items()}
   sketch = None
@@ -279,10 +282,10 @@ def collect(
     mapped = np.memmap(folder / 'sketches', np.uint32, 'r')
     sketch = mapped.reshape(shape)
   digest = np.frombuffer(bytes(digests), '<u8').reshape(-1, 2)
-  unit = digest
-  if units:
-    unit = np.frombuffer(bytes(units), '<u8').reshape(-1, 2)
-  return Collected(**arrays, digest=digest, unit=unit, sketch=sketch)
+  group = digest
+  if groups:
+    group = np.frombuffer(bytes(groups), '<u8').reshape(-1, 2)
+  return Collected(**arrays, digest=digest, group=group, sketch=sketch)
 
 
 def excerpt(sides: Sequence[str]) -> str:
@@ -291,7 +294,7 @@ def excerpt(sides: Sequence[str]) -> str:
 
 
 def _batches(sources) -> Iterator[list[tuple]]:
-  """(source, document) pairs, as many as a worker takes at once."""
+  """Lists of (number of the source, document), one list per batch."""
   batch, characters = [], 0
   for number, source in enumerate(sources):
     for document in source.documents():
@@ -305,12 +308,12 @@ def _batches(sources) -> Iterator[list[tuple]]:
     yield batch
 
 
-# In the workers.
+# The functions below run in the workers.
 
 
 @dataclasses.dataclass(frozen=True)
 class _Kept:
-  """A document for the spool; `line` is its JSON, `unit` b'' but for pairs."""
+  """A document for the spool; `line` is JSON, `group` is b'' but for pairs."""
 
   source: int
   read_size: int
@@ -322,7 +325,7 @@ class _Kept:
   line: bytes
   digest: bytes
   sketch: bytes
-  unit: bytes = b''
+  group: bytes = b''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -378,7 +381,7 @@ def _clean(source, document, rules, settings) -> _Kept | _Dropped:
 
 
 def _clean_pair(source, document, rules) -> _Kept | _Dropped:
-  """As `_clean`, each side by itself."""
+  """Like `_clean`, for each side separately."""
   sides = (document.text, document.target)
   read = (source, sum(len(s.encode()) for s in sides), sum(map(len, sides)))
   cleaned, changed, reason = [], set(), None
@@ -386,7 +389,7 @@ def _clean_pair(source, document, rules) -> _Kept | _Dropped:
     text, names = cleaning.clean(rules, side)
     changed.update(names)
     if isinstance(text, cleaning.Dropped):
-      # Which side is empty is said below.
+      # `blank_side` reports below which side is empty.
       reason = reason if text.reason == 'empty' else text.reason
       text = ''
     cleaned.append(text)
@@ -407,7 +410,7 @@ def _clean_pair(source, document, rules) -> _Kept | _Dropped:
     line=_line({'name': document.name, 'text': text, 'target': target}),
     digest=digest,
     sketch=b'',
-    unit=_digest(contents[0]),
+    group=_digest(contents[0]),
   )
 
 

@@ -1,7 +1,7 @@
 """Near duplicates by MinHash and locality-sensitive hashing.
 
 Broder 1997 for MinHash; banding as in Leskovec, Rajaraman and Ullman, Mining of
-Massive Datasets, section 3.4, with so many bands that no pair is missed.
+Massive Datasets, section 3.4, with enough bands that no pair is missed.
 Sketches are those of datasketch. Its index keeps about 4 kB of Python objects a
 document; here the bands are joined by sorting, 8 bytes a document, and sketches
 stay on disk.
@@ -16,22 +16,22 @@ import numpy as np
 
 from lm.data.text import ngrams, words
 
-# Words that make a shingle; in Chinese a word is a character.
+# Words per shingle; in Chinese each character is a word.
 SHINGLE = 5
 PERMUTATIONS = 128
-# Of every place in the sketch of a text without words.
+# Value of every place in the sketch of a text without words.
 _NOTHING = 0xFFFFFFFF
 
-# Of the polynomial hash of a word; odd, hence invertible modulo 2^64.
+# Base of the polynomial hash of a word; odd, hence invertible modulo 2^64.
 _BASE = 0x9E3779B97F4A7C15
 _MIX = np.uint64(0xBF58476D1CE4E5B9)
 
 
 def shingles(text: str) -> np.ndarray:
-  """Hashes of the runs of `SHINGLE` words, each once; uint64, sorted.
+  """Distinct hashes of the runs of `SHINGLE` words; uint64, sorted.
 
-  Case, blanks and punctuation do not count. A shorter text is one shingle of
-  all of its words, and a text without words has none.
+  Case, blanks and punctuation are ignored. A shorter text is one shingle of all
+  of its words, and a text without words has none.
 
     'To be, or not to be'    two: 'to be or not to', 'be or not to be'
   """
@@ -65,21 +65,21 @@ def find(
   order: np.ndarray,
   threshold: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Which documents to drop so that no two that are left are near duplicates.
+  """Finds documents to drop so that no near duplicates remain.
 
-  Of two documents that agree in at least `threshold` of their sketches the
-  later one in `order` is dropped, unless the other was dropped before, by a
-  band that is looked at earlier; it may be dropped afterwards. Texts
-  without words are near to none. Only documents that share a band are compared,
-  which two that are so near always do, see `bands`.
+  Of two documents whose sketches agree in at least a share of `threshold`, the
+  later one in `order` is dropped, unless an earlier band has dropped the other;
+  a later band may still drop the other. A text without words has no near
+  duplicates. Only documents that share a band are compared: near duplicates
+  always share one, see `bands`.
 
   Args:
-    sketches_DxP: uint32, may lie on disk.
-    order: the documents to look at, the one to be kept of two first.
+    sketches_DxP: uint32, may be mapped from disk.
+    order: numbers of the documents to compare; of two, the first is kept.
 
   Returns:
-    For each document the one that it is dropped for, or -1, int64 [D]; and
-    the share of places in which the two agree, float32 [D].
+    (twin, similarity): the document that each one is dropped for, or -1, int64
+    [D]; and the share of places in which the two agree, float32 [D].
   """
   twin = np.full(len(sketches_DxP), -1, np.int64)
   similarity = np.zeros(len(sketches_DxP), np.float32)
@@ -91,12 +91,12 @@ def find(
 
 
 def bands(threshold: float) -> list[slice]:
-  """The columns of each band, one more than the places in which two may differ.
+  """The columns of each band, one band more than places that may differ.
 
-  So of any two sketches that agree in at least `threshold` of their places one
-  band is without a difference. At 0.8 they may differ in 25 places: 26 bands of
-  4 rows. A lower threshold has narrower bands, in which more documents agree
-  that are not near: at 0.7 of 3 rows, at 0.5 of 1.
+  So any two sketches that agree in at least `threshold` of their places are
+  equal in at least one band. At 0.8 they may differ in 25 places: 26 bands of
+  4 rows. A lower threshold has narrower bands, of 3 rows at 0.7 and of 1 at
+  0.5, in which more documents agree that are not near duplicates.
   """
   count = PERMUTATIONS - math.ceil(threshold * PERMUTATIONS) + 1
   rows = PERMUTATIONS // count
@@ -143,7 +143,7 @@ _ROWS = 1 << 16
 
 
 def _drop_within(group, sketches_DxP, threshold, twin, similarity):
-  """Drops each document of a group that is near an earlier one, kept so far."""
+  """Drops each document of a group that is near an earlier, kept one."""
   sketches_GxP = np.asarray(sketches_DxP[group])
   left = np.flatnonzero(twin[group] < 0)
   while len(left) > 1:

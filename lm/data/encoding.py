@@ -1,6 +1,6 @@
 """The second half of preparation: a tokenizer, and ids for the shards.
 
-Both read the spool that `collect.py` wrote, and run in worker processes where
+Both read the spool that `collect.py` wrote, and run in worker processes if
 there are any.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from lm.data import store, tokenizer as tokenizer_lib
 from lm.data.text import segmentation, words
 
-# Text that a worker tokenizes at once.
+# Size of the batches of text that workers tokenize.
 _BATCH_BYTES = 1 << 20
 
 
@@ -36,7 +36,7 @@ def lines(spool: pathlib.Path, offsets: Sequence[int]) -> Iterator[list[bytes]]:
 def train_tokenizer(
   kind: str, vocab_size: int, spool: pathlib.Path, offsets: Sequence[int]
 ) -> tokenizer_lib.Tokenizer:
-  """`tokenizer.train` on the documents at `offsets`, of pairs on both sides."""
+  """Trains a tokenizer on the documents, or pairs, at `offsets`."""
   texts = (
     text
     for group in lines(spool, offsets)
@@ -53,13 +53,14 @@ def encode(
   words_kind: str = 'characters',
   threads: int = -1,
 ) -> store.Encoded:
-  """Lines of the spool as the records of a shard.
+  """Encodes lines of the spool as the records of a shard.
 
   A text ends in EOS; a pair is source, SEP, target, EOS. Both marks are words
-  of their own and take no byte.
+  of their own and have no bytes.
 
-  words_kind: of `segmentation.WORDS`. threads: of SentencePiece; -1: one a
-  core.
+  Args:
+    words_kind: one of `segmentation.WORDS`.
+    threads: number of SentencePiece's threads; -1: one per core.
   """
   tokenizer, segment = (
     _load_tokenizer(folder, digest),
@@ -78,7 +79,7 @@ def encode(
     if len(parts) == 2:
       source_3xL, target_3xL = parts
       input_lengths.append(source_3xL.shape[1])
-      # Words and bytes are counted on from those of the source.
+      # Numbers of words and bytes continue those of the source.
       target_3xL[1] += source_3xL[1, -1] + 1
       target_3xL[2] += source_3xL[2, -1]
     documents.append(np.concatenate(parts, axis=1))
@@ -105,5 +106,5 @@ def _part(
 def _load_tokenizer(
   folder: pathlib.Path, digest: str
 ) -> tokenizer_lib.Tokenizer:
-  del digest  # part of the cache's key: a folder's name may come again
+  del digest  # Part of the cache key: folders can be reused for other data.
   return tokenizer_lib.load(folder)

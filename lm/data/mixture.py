@@ -1,11 +1,11 @@
 """Weighted mixtures of sources: which tokens of which documents make an epoch.
 
-An epoch has as many tokens as all training documents together, and of each
-source exactly its share, cut off at the token. A source goes on in the next
-epoch where it stopped, in passes over its documents that are shuffled anew: a
-source with twice its natural share is read twice an epoch, one with half of it
-every other epoch once. Where documents must stay whole, as pairs must, each is
-in the epoch in which its first token lies, and shares are exact to a document.
+An epoch has as many tokens as all training documents together, and exactly its
+share of each source, to the token. A source continues in the next epoch where
+it stopped, in passes over its documents that are shuffled anew: a source with
+twice its natural share is read twice an epoch, one with half of it once every
+other epoch. If documents must stay whole, as pairs must, each belongs to the
+epoch in which its first token lies, and shares are exact to a document.
 """
 
 import dataclasses
@@ -19,15 +19,15 @@ from lm.data import seeding
 
 
 @dataclasses.dataclass(frozen=True)
-class Spans:
-  """Parts of documents, int64 [spans] each: tokens [start, stop)."""
+class Ranges:
+  """Ranges of documents' tokens, [start, stop) each; int64 [ranges]."""
 
   document: np.ndarray
   start: np.ndarray
   stop: np.ndarray
 
 
-def spans(
+def ranges(
   lengths: np.ndarray,
   sources: np.ndarray,
   weights: Sequence[float],
@@ -35,11 +35,11 @@ def spans(
   seed: int,
   epoch: int,
   whole: bool = False,
-) -> Spans:
-  """The parts of documents that make an epoch.
+) -> Ranges:
+  """The ranges of documents' tokens that make an epoch.
 
-  Of a single source, every document whole and in order. Of several, two with
-  the documents of 2 + 2 and of 4 tokens and the weights 3 and 1:
+  Those of a single source are all documents, whole and in order. Those of two
+  sources, with documents of 2 + 2 and of 4 tokens and the weights 3 and 1:
 
     epoch 0    6 tokens of the first: 2 + 2 and 2 again; 2 of the second, [0, 2)
     epoch 1    6 tokens of the first: 2 left over, 2 + 2; of the second [2, 4)
@@ -47,21 +47,21 @@ def spans(
   Args:
     lengths: int64 [documents], tokens of each.
     sources: int [documents], index into `weights`.
-    whole: whether no document is cut.
+    whole: whether documents must not be cut.
 
   Raises:
-    UserError: a source without a token.
+    UserError: a source has no tokens.
   """
   if len(weights) == 1:
     every = np.arange(len(lengths))
-    return Spans(every, np.zeros_like(lengths), lengths)
+    return Ranges(every, np.zeros_like(lengths), lengths)
   total, shares = int(lengths.sum()), _shares(weights)
   parts = []
   for source, share in enumerate(shares):
     first, last = (int(total * share * e) for e in (epoch, epoch + 1))
     members = np.flatnonzero(sources == source)
     parts.append(_take(members, lengths, first, last, seed, source, whole))
-  return Spans(
+  return Ranges(
     *(np.concatenate(columns) for columns in zip(*parts, strict=True))
   )
 
@@ -81,7 +81,7 @@ def _take(
       f'data.sources: entry {source + 1}, counted from 1, has no training '
       'text; give more of it or leave it out'
     )
-  if first == last:  # A share of less than a token.
+  if first == last:  # The share is less than a token.
     return (np.zeros(0, np.int64),) * 3
   parts = []
   for number in range(first // size, -(-last // size)):

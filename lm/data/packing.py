@@ -3,8 +3,8 @@
 An iterator that packs as it reads gives other rows for another number of
 workers or hosts. Here an epoch's rows are planned from lengths alone: documents
 are cut into chunks at offsets drawn anew each epoch, the chunks are shuffled,
-and first fit inside windows of 1,024 of them fills the rows. Of a mixture of
-sources an epoch has exact shares, see `mixture.py`; a pair is never cut, see
+and first fit inside windows of 1,024 of them fills the rows. An epoch has exact
+shares of a mixture's sources, see `mixture.py`; a pair is never cut, see
 `pairs.py`.
 """
 
@@ -18,7 +18,7 @@ from lm import field as field_lib, types
 from lm.data import mixture, pairs, seeding, store
 
 WINDOW = 1024
-# An epoch's first place is below.
+# Exclusive upper bound of an epoch's first place.
 _FIRST_PLACES = 2**20
 
 FIELDS = field_lib.section(
@@ -66,11 +66,11 @@ def cut(lengths: np.ndarray, raw_length: int, offsets: np.ndarray):
 def first_fit(
   sizes: Sequence[types.Size], capacity: types.Size
 ) -> list[list[int]]:
-  """Puts each item into the first row with room; rows of item numbers.
+  """Puts each item into the first row that it fits; item numbers by row.
 
-  tokens of the sizes [5 3 2 4], of the capacity 8 -> [[0 1] [2 3]]
+  sizes of [5 3 2 4] tokens, a capacity of 8 tokens -> [[0 1] [2 3]]
   """
-  # A row that has no room for predictions has no limit on them either.
+  # A capacity of 0 predictions means no limit: all positions are read out.
   limits_3 = np.array(
     [
       capacity.tokens,
@@ -94,55 +94,56 @@ def first_fit(
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-  """What a row holds: example number `part` of those made of a chunk."""
+  """An example in a row: number `part` of those made of a chunk."""
 
   chunk: int
   part: int
 
 
 class EpochPlan:
-  """Which chunks make which row, planned window by window as rows are asked."""
+  """The examples of each row, planned by window when rows are requested."""
 
   def __init__(
     self,
-    spans: mixture.Spans,
+    ranges: mixture.Ranges,
     objective: types.Objective,
     *,
     seed: int,
     epoch: int,
     input_lengths: np.ndarray | None = None,
   ):
-    """`input_lengths` are those of the split, where documents are pairs."""
+    """`input_lengths` are those of the split; required for pairs."""
     self._objective, self._input_lengths = objective, input_lengths
     self._seed, self._epoch = seed, epoch
     offsets = seeding.generator(seed, epoch, seeding.OFFSETS).integers(
-      0, objective.raw_length, len(spans.document)
+      0, objective.raw_length, len(ranges.document)
     )
-    span, start, stop = cut(
-      spans.stop - spans.start, objective.raw_length, offsets
+    index, start, stop = cut(
+      ranges.stop - ranges.start, objective.raw_length, offsets
     )
-    self.document = spans.document[span]
-    self.start, self.stop = start + spans.start[span], stop + spans.start[span]
+    self.document = ranges.document[index]
+    base = ranges.start[index]
+    self.start, self.stop = start + base, stop + base
     order = seeding.generator(seed, epoch, seeding.ORDER)
     self._order = order.permutation(len(self.document))
-    # Of a chunk, its place in the order. Counted from 0, the only chunk of a
+    # Place of each chunk in the order. Counted from 0, the only chunk of a
     # small corpus would have the same place in all epochs.
     self.place = np.empty_like(self._order)
     self.place[self._order] = np.arange(len(self._order))
     self.place += order.integers(_FIRST_PLACES)
     self._rows: list[list[Item]] = []
-    # Rows before each planned window, and after the last one.
+    # Number of rows before each planned window, and after the last one.
     self._first_row = [0]
 
   def row(self, number: int) -> list[Item] | None:
-    """What a row holds; None past the end of the epoch."""
+    """The items of a row; None past the end of the epoch."""
     while number >= len(self._rows):
       if not self._plan_window():
         return None
     return self._rows[number]
 
   def count(self) -> int:
-    """Rows in the epoch; plans all of them."""
+    """Number of rows in the epoch; plans all of them."""
     while self._plan_window():
       pass
     return len(self._rows)
@@ -158,7 +159,7 @@ class EpochPlan:
     return (window * WINDOW + inside) / len(self._order)
 
   def chunk_generator(self, chunk: int) -> np.random.Generator:
-    """The generator that sizes and corrupts a chunk."""
+    """The random generator that sizes and corrupts a chunk."""
     return seeding.generator(self._seed, self._epoch, seeding.CHUNK, chunk)
 
   def _plan_window(self) -> bool:
@@ -179,7 +180,7 @@ class EpochPlan:
     return True
 
   def _tokens(self, chunk: int) -> int | tuple[int, int]:
-    """Of a chunk, or of the two sides of a pair."""
+    """Numbers of tokens: of a chunk, or of the two sides of a pair."""
     n = int(self.stop[chunk] - self.start[chunk])
     if not self._objective.pairs:
       return n
@@ -199,10 +200,10 @@ class Rows:
     cross_document_attention: bool = False,
     weights: Sequence[float] = (1.0,),
   ):
-    """`weights` are those of the split's sources; one: no mixture.
+    """`weights` are those of the split's sources; a single one: no mixture.
 
     Raises:
-      UserError: the objective needs pairs, and none is there that fits a row.
+      UserError: the objective needs pairs, and none fits a row.
     """
     self._split, self._objective = split, objective
     self._kept = np.arange(len(split))
@@ -216,26 +217,26 @@ class Rows:
     self._lock = threading.Lock()
 
   def left_out(self, name: str) -> str:
-    """What to say of the pairs that do not fit a row; '' where all do.
+    """Message on the pairs that do not fit a row; '' if all do.
 
     Args:
-      name: of the split.
+      name: name of the split.
     """
     return pairs.left_out(self._split, self._objective, len(self._kept), name)
 
   @property
   def tokens(self) -> int:
-    """Of the documents that rows are made of."""
+    """Number of tokens of the documents that rows are made of."""
     return int(self._split.lengths[self._kept].sum())
 
-  def rows_in_first_epoch(self, enough: int) -> int:
-    """Rows in epoch 0, counted no further than `enough`."""
+  def rows_in_first_epoch(self, limit: int) -> int:
+    """Number of rows in epoch 0, or `limit` if there are more."""
     with self._lock:
       plan = self._plan(0)
-      return enough if plan.row(enough - 1) is not None else plan.count()
+      return limit if plan.row(limit - 1) is not None else plan.count()
 
   def epochs(self, number: int) -> float:
-    """Passes over the split in the rows before row `number`."""
+    """Number of passes over the split in the rows before row `number`."""
     epoch, plan, row = self._locate(number)
     return epoch + plan.progress(row)
 
@@ -243,7 +244,7 @@ class Rows:
     """Row `number` as the arrays of a Batch without their leading axis."""
     _, plan, row = self._locate(number)
     items = plan.row(row)
-    # A row may hold several examples of one chunk, which is read once.
+    # A row can hold several examples of one chunk, which is then read once.
     made = {
       chunk: self._objective.corrupt(*self._record(plan, chunk))
       for chunk in {item.chunk for item in items}
@@ -253,7 +254,7 @@ class Rows:
     return merge_segments(row) if self._cross else row
 
   def _record(self, plan: EpochPlan, chunk: int):
-    """A chunk, and the generator that it is corrupted with."""
+    """The record of a chunk, and the generator that it is corrupted with."""
     ids_L, word_L, _ = self._split.read(
       plan.document[chunk], int(plan.start[chunk]), int(plan.stop[chunk])
     )
@@ -264,10 +265,10 @@ class Rows:
 
   def _plan(self, epoch: int) -> EpochPlan:
     if epoch not in self._plans:
-      # Threads work at the border of two epochs at most.
+      # Threads work on at most two neighbouring epochs.
       for old in [e for e in self._plans if e < epoch - 1]:
         del self._plans[old]
-      spans = mixture.spans(
+      ranges = mixture.ranges(
         self._split.lengths[self._kept],
         self._split.sources[self._kept],
         self._weights,
@@ -276,7 +277,7 @@ class Rows:
         whole=self._objective.pairs,
       )
       self._plans[epoch] = EpochPlan(
-        dataclasses.replace(spans, document=self._kept[spans.document]),
+        dataclasses.replace(ranges, document=self._kept[ranges.document]),
         self._objective,
         seed=self._seed,
         epoch=epoch,
@@ -316,7 +317,7 @@ def pack(
   capacity: types.Size,
   arrays: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
-  """Lays examples side by side in a row and pads it.
+  """Packs examples side by side into a row and pads it.
 
   two examples of 3 and 2 positions, capacity 6
   segment_L   [1 1 1 2 2 0]
@@ -326,8 +327,8 @@ def pack(
   predict_P   [1 4 0]
 
   Args:
-    arrays: optional arrays of the examples that the row has, see
-      `types.Objective.arrays`; 0 where an example has none.
+    arrays: names of the optional arrays that the row has, see
+      `types.Objective.arrays`; 0 where an example lacks one.
 
   Returns:
     The arrays of a `types.Batch` without their leading axis, by name.
@@ -354,7 +355,7 @@ _ALWAYS = ('tokens_L', 'targets_L', 'weights_L', 'order_L')
 def _side(
   examples: Sequence[types.Example], fields: Sequence[str], length: int
 ) -> dict[str, np.ndarray]:
-  """The fields of one side of a row, by name, its segments and positions.
+  """The fields of one side of a row, its segments and positions, by name.
 
   A segment has the same number on both sides.
   """
@@ -377,7 +378,7 @@ def _side(
 
 
 def merge_segments(row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Makes the examples of a row one causal segment."""
+  """Merges the examples of a row into one causal segment."""
   filled = row['segment'] > 0
   counted = np.where(filled, np.arange(len(filled)), 0).astype(np.int32)
   return {
@@ -389,7 +390,7 @@ def merge_segments(row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def stack(rows: Sequence[dict[str, np.ndarray]]) -> types.Batch:
-  """Rows to a Batch on the host."""
+  """Stacks rows into a Batch on the host."""
   return types.Batch(
     **{_FIELDS[name]: np.stack([row[name] for row in rows]) for name in rows[0]}
   )

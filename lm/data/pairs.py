@@ -1,4 +1,4 @@
-"""Pairs in rows: which of them fit. One that does is never cut."""
+"""Selection of the pairs that fit a row; a pair is never cut."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from lm.data import store
 
 
 def fitting(split: store.Split, objective: types.Objective) -> np.ndarray:
-  """The numbers of the pairs that fit a row, int64, rising.
+  """The numbers of the pairs that fit a row, int64, ascending.
 
   Raises:
     UserError: the split has no pairs, or none fits.
@@ -19,7 +19,7 @@ def fitting(split: store.Split, objective: types.Objective) -> np.ndarray:
     )
   inputs = split.input_lengths
   lengths_Dx2 = np.stack([inputs, split.lengths - inputs], axis=1)
-  # Lengths are few: each combination is looked at once.
+  # There are few different lengths: each combination is checked once.
   kinds_Kx2, kind_D = np.unique(lengths_Dx2, axis=0, return_inverse=True)
   fits_K = [_fits(tuple(n), objective) for n in kinds_Kx2.tolist()]
   found = np.flatnonzero(np.array(fits_K, bool)[kind_D.reshape(-1)])
@@ -35,7 +35,12 @@ def fitting(split: store.Split, objective: types.Objective) -> np.ndarray:
 def left_out(
   split: store.Split, objective: types.Objective, kept: int, name: str
 ) -> str:
-  """What to say of the pairs that do not fit; '' where all do."""
+  """Message on the pairs that do not fit a row; '' if all do.
+
+  Args:
+    kept: number of the pairs that fit.
+    name: name of the split.
+  """
   number = len(split) - kept
   if not number:
     return ''
@@ -46,7 +51,7 @@ def left_out(
 
 
 def _fits(n: tuple[int, int], objective: types.Objective) -> bool:
-  """Whether a pair of so many tokens does; this depends on no draw."""
+  """Whether a pair with sides of `n` tokens fits, whatever is drawn."""
   capacity = objective.capacity
   return all(
     size.tokens <= capacity.tokens

@@ -1,4 +1,4 @@
-"""Feeding batches from grain: built by threads, ahead of the step.
+"""Batches from grain, built by threads ahead of the training step.
 
 Batch k is a pure function of k, so the data position of a run is k alone and
 does not depend on threads, processes or mesh.
@@ -73,9 +73,9 @@ def iterate(
   """Batches first, first + 1, ... stop - 1, this process's rows only.
 
   Args:
-    local_rows: of the global batch, see `sharding.local_rows`.
-    threads: that build batches; 0 builds them in the caller's.
-    prefetch: batches built ahead.
+    local_rows: rows of the global batch to build, see `sharding.local_rows`.
+    threads: number of threads that build batches; 0 uses the caller's.
+    prefetch: number of batches built ahead.
   """
   source = _Batches(rows, batch_size, local_rows, first, stop)
   if not len(source):

@@ -1,13 +1,13 @@
-"""Preparation: documents to tokenized shards, once, in a folder of their own.
+"""Preparation: documents into tokenized shards, once, in their own folder.
 
   sources -> collect.py: cleaned, digested, spooled; duplicates; splits
           -> tokenizer, trained on the training split
           -> train/ and held_out/ shards, held-out text, suffix windows
           -> manifest.json
 
-All of it is written into a temporary folder that is renamed when it is whole:
-a killed preparation leaves nothing that a later one would trust. The folder's
-name ends in a hash of the inputs' content and of the settings.
+Everything is written into a temporary folder that is renamed when it is
+complete: a killed preparation leaves nothing that a later one would trust. The
+folder's name ends in a hash of the inputs' content and of the settings.
 """
 
 import dataclasses
@@ -36,13 +36,13 @@ from lm.data.sources import documents as documents_lib
 from lm.data.text import cleaning, segmentation
 from lm.runtime import console, files
 
-# Raised when prepared data of older code must not be used any more.
+# Increased when prepared data of older code must not be used any more.
 _FORMAT = 5
 SPLITS = collect.SPLITS
 HELD_OUT = ('validation', 'test')
-# The tokenizer is trained on at most about so many bytes of the training split.
+# Approximate limit on the bytes of training text that train a tokenizer.
 _TOKENIZER_BYTES = 64 << 20
-# Less text than this is prepared sooner than workers are started.
+# Less text than this is prepared faster than workers start.
 _SMALL_BYTES = 4 << 20
 
 FIELDS = field.section(
@@ -80,7 +80,7 @@ _SETTINGS = (
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-  """Prepared data on disk; the properties read what is asked for."""
+  """Prepared data on disk; the methods read its parts."""
 
   directory: pathlib.Path
   manifest: dict[str, Any]
@@ -94,24 +94,24 @@ class Prepared:
     return store.Split(self.directory / 'held_out' / split)
 
   def tokenizer(self) -> tokenizer_lib.Tokenizer:
-    """The tokenizer that made the ids."""
+    """The tokenizer of the data."""
     return tokenizer_lib.load(self.directory / 'tokenizer')
 
   @property
   def hash(self) -> str:
-    """Of the inputs' content and the settings."""
+    """Hash of the inputs' content and the settings."""
     return self.manifest['hash']
 
 
 def prepare(
   config_data, *, report: Callable[[str], None] | None = None
 ) -> Prepared:
-  """Prepares the data that `config.data` describes, or finds it prepared.
+  """Prepares the data that `config.data` describes, unless it is prepared.
 
   Args:
     config_data: the resolved section; without `directory` the folder is
       `runs/data/SOURCE-HASH`.
-    report: is told in a line what is being done; with one, progress is shown.
+    report: called with a line for each step; None: no progress is shown.
 
   Raises:
     UserError: the text cannot be used, or `directory` holds other data.
@@ -124,7 +124,7 @@ def prepare(
     'inputs': [_hash_inputs(source) for source in sources],
   }
   digest = hashlib.sha256(json.dumps(fingerprint).encode()).hexdigest()[:16]
-  # Not an entry's name, which can be a path.
+  # An entry's name can be a path, so a mixture is not named after its entries.
   name = 'mixture' if config_data.sources else sources[0].name
   directory = pathlib.Path(
     config_data.directory or f'runs/data/{name}-{digest}'
@@ -145,12 +145,12 @@ def prepare(
     job = _Job(config_data, sources, settings, temporary, report)
     manifest = {'hash': digest, **fingerprint, **job.build()}
     files.write_json(temporary / 'manifest.json', manifest)
-  # It can be another process's, which was faster.
+  # A faster process can have prepared the folder meanwhile.
   return _checked(load(directory), digest)
 
 
 def load(directory: pathlib.Path) -> Prepared | None:
-  """Prepared data in a folder; None when there is none.
+  """Prepared data in a folder; None if there is none.
 
   Raises:
     UserError: its manifest is damaged.
@@ -169,7 +169,7 @@ def load(directory: pathlib.Path) -> Prepared | None:
 
 
 def describe(prepared: Prepared) -> str:
-  """What was prepared, for a terminal."""
+  """Describes prepared data for a terminal."""
   manifest = prepared.manifest
   lines = [f'{prepared.directory}']
   for split in SPLITS:
@@ -198,11 +198,11 @@ def _checked(found: Prepared, digest: str) -> Prepared:
 
 
 def _settings(config_data, sources, collecting) -> dict[str, Any]:
-  """All settings that the prepared data depends on."""
+  """All settings that prepared data depends on."""
   settings = {name: config_data[name] for name in _SETTINGS}
   if config_data.target_column is not None:
     settings['target_column'] = config_data.target_column
-    settings['near_duplicates'] = 0.0  # is not read
+    settings['near_duplicates'] = 0.0  # Not read for pairs.
   settings['sources'] = [s.name if s.packaged else 'files' for s in sources]
   settings['words'] = segmentation.describe(config_data.words)
   settings['cleaning'] = collecting.as_dict()
@@ -222,7 +222,8 @@ def _collect_settings(config_data, sources) -> collect.Settings:
     else collect.default_rules(packaged=source.packaged, pairs=pairs)
     for source in sources
   ]
-  # In their order and without what does nothing: their hash is then the same.
+  # In the order of RULES and without those that have no effect, so that equal
+  # rules have equal hashes.
   rules = tuple(
     tuple(name for name, _ in cleaning.make(config_data, several))
     for several in names
@@ -233,14 +234,14 @@ def _collect_settings(config_data, sources) -> collect.Settings:
     rules=rules,
     language=config_data.language,
     cleaning=tuple(sorted(cfg.items())),
-    # Of short texts all that differ in a word are near, as translations of
-    # 'Turn on' and 'Turn off' are.
+    # Short texts are near duplicates already if they differ in one word, such
+    # as translations of 'Turn on' and 'Turn off'.
     near_duplicates=config_data.near_duplicates > 0 and not pairs,
   )
 
 
 def _hash_inputs(source: sources_lib.Source) -> list[dict[str, Any]]:
-  """Name relative to the inputs' common folder, bytes and SHA-256 of each."""
+  """Name in the inputs' common folder, bytes and SHA-256 of each input."""
   base = os.path.commonpath([p.parent for p in source.inputs])
   inputs = []
   for path in source.inputs:
@@ -260,7 +261,7 @@ def _hash_inputs(source: sources_lib.Source) -> list[dict[str, Any]]:
 
 
 class _Job:
-  """One preparation; the attributes are what its stages share."""
+  """A preparation; its stages share the attributes."""
 
   def __init__(
     self,
@@ -287,7 +288,7 @@ class _Job:
       self.processes = workers.cores() if size >= _SMALL_BYTES else 0
 
   def build(self) -> dict[str, Any]:
-    """All stages; what the manifest says of them."""
+    """Runs all stages and returns their entries of the manifest."""
     with workers.Pool(self.processes) as pool:
       with console.Megabytes(
         'reading', _known_total(self.sources), shown=self.shown
@@ -355,11 +356,11 @@ class _Job:
         )
       return tokenizer
     train = np.flatnonzero(split_D == SPLITS.index('train'))
-    # Evenly spread, when there is more text than a vocabulary needs.
+    # Evenly spread documents, if there is more text than a vocabulary needs.
     every = -(-int(collected.size[train].sum()) // _TOKENIZER_BYTES) or 1
     offsets = collected.offset[train[::every]]
-    # In a process of its own, where malloc is as SentencePiece likes it, and
-    # which does not keep the memory that this takes.
+    # In a process of its own, which has malloc's default settings, faster for
+    # SentencePiece, and which returns its memory to the system at its end.
     with workers.Pool(min(1, self.processes)) as pool:
       return pool.run(
         encoding.train_tokenizer, kind, vocab_size, self.spool, offsets
@@ -401,7 +402,7 @@ class _Job:
 
   def _cut_windows(self) -> dict[str, Any]:
     found = []
-    # A pair is no text that goes on: it has no suffix to be scored.
+    # A pair is not continuous text: it has no suffix to score.
     if self.data.target_column is None:
       found = windows.cut(_read_jsonl(self.folder / 'held_out' / 'test.jsonl'))
     path = self.folder / 'held_out' / 'windows.jsonl'
@@ -422,7 +423,7 @@ _OPAQUE = ('.gz', '.zst', '.parquet')
 
 
 def _by_split(split_D, amount_D) -> tuple[dict[str, int], dict[str, int]]:
-  """Documents and the sum of `amount` by split."""
+  """Number of documents and the sum of `amount_D`, by split."""
   members = {name: split_D == i for i, name in enumerate(SPLITS)}
   return (
     {name: int(member.sum()) for name, member in members.items()},

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-# What a generator is for; part of its counter.
+# Purposes of a generator; part of its counter.
 OFFSETS, ORDER, CHUNK, PASS = range(4)
 
 
@@ -10,6 +10,6 @@ def generator(
   seed: int, epoch: int, purpose: int, index: int = 0
 ) -> np.random.Generator:
   """A NumPy generator that depends on its arguments alone."""
-  # The low words of the counter count draws; the high ones tell streams apart.
+  # The low words of the counter count draws; the high ones separate streams.
   bits = np.random.Philox(key=[seed, epoch], counter=[0, 0, index, purpose])
   return np.random.Generator(bits)

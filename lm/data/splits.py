@@ -1,7 +1,7 @@
-"""Which document is in which split, and which is there twice.
+"""Assignment of documents to splits, without duplicates.
 
-Decided by digests of what `collect.py` has cleaned; pairs stay together with
-all others of the same source text.
+It depends on digests of the texts that `collect.py` has cleaned; pairs with the
+same source text stay together.
 """
 
 import json
@@ -13,7 +13,7 @@ import numpy as np
 from lm import errors, field
 from lm.data import collect, duplicates, sources as sources_lib, tally
 
-# Of a document that is in no split for good.
+# In place of a split, for documents that are dropped.
 _DUPLICATE, _NEAR_DUPLICATE = -2, -3
 _REASONS = {_DUPLICATE: 'duplicate', _NEAR_DUPLICATE: 'near duplicate'}
 
@@ -57,16 +57,16 @@ def assign(
 ) -> np.ndarray:
   """Index into collect.SPLITS by document, below 0 for a duplicate; int8 [D].
 
-  Of equal texts the one in a split that its source fixes is kept, test before
-  validation before train, else the first; of near duplicates likewise.
-  Where the source fixes no split, its documents are taken in the order of their
+  Of equal texts, and of near duplicates, the one whose source fixes its split
+  is kept, test before validation before train, else the first.
+  If a source fixes no split, its documents are taken in the order of their
   digests, so that the split depends on the texts and not on names or order:
-  first for test, then for validation, at least one for each. No text is near to
-  one in another split, since of two near ones one is dropped; where
-  `near_duplicates` is 0, none is equal to one.
-  Pairs with equal source texts go into a split together, also those of several
-  entries of a mixture, of which the first decides: where documents are counted
-  here, different source texts are.
+  first for test, then for validation, at least one for each. No text has a near
+  duplicate in another split, since of two near duplicates one is dropped; if
+  `near_duplicates` is 0, no text is equal to one in another split.
+  Pairs with equal source texts are in the same split, also across the entries
+  of a mixture, of which the first decides: pairs are counted by their different
+  source texts.
 
   Raises:
     UserError: a source has too little text for three splits.
@@ -84,10 +84,11 @@ def assign(
     split_D[twin >= 0] = _NEAR_DUPLICATE
     by_digest = by_digest[twin[by_digest] < 0]
   split_D[by_digest] = collected.fixed[by_digest]
-  # Numbered in the order of their digests; nearly always one a document.
-  _, unit_D = np.unique(_view(collected.unit), return_inverse=True)
-  by_digest = by_digest[np.argsort(unit_D[by_digest], kind='stable')]
-  split_U = np.full(unit_D.max(initial=0) + 1, collect.FREE, np.int8)
+  # Groups are numbered in the order of their digests; nearly always each
+  # document is one.
+  _, group_D = np.unique(_view(collected.group), return_inverse=True)
+  by_digest = by_digest[np.argsort(group_D[by_digest], kind='stable')]
+  split_G = np.full(group_D.max(initial=0) + 1, collect.FREE, np.int8)
   of_source = collected.source[by_digest]
   for number, source in enumerate(sources):
     members = by_digest[of_source == number]
@@ -95,22 +96,23 @@ def assign(
       of_all = split_D[collected.source == number]
       raise _no_text(source, config_data, counts, of_all)
     free = members[split_D[members] == collect.FREE]
-    split_D[free] = split_U[unit_D[free]]
+    split_D[free] = split_G[group_D[free]]
     rest = free[split_D[free] == collect.FREE]
-    if len(rest) < len(free) and len(np.unique(unit_D[rest])) < 3:
-      # Too few to be split, beside those that another source has put.
+    if len(rest) < len(free) and len(np.unique(group_D[rest])) < 3:
+      # Too few groups are left to be split, besides those that an earlier
+      # source has assigned.
       split_D[rest] = collect.SPLITS.index('train')
       rest = rest[:0]
     _split_free(
       source,
       rest,
-      unit_D,
+      group_D,
       collected.size,
       split_D,
       config_data,
       config_data.held_out_bytes // len(sources),
     )
-    split_U[unit_D[members]] = split_D[members]
+    split_G[group_D[members]] = split_D[members]
   _count(collected, split_D, twin, similarity, sources, folder, counts)
   return split_D
 
@@ -139,13 +141,13 @@ def _no_text(source, config_data, counts, split_D) -> errors.UserError:
 
 
 def _split_free(
-  source, free, unit_D, size_D, split_D, config_data, held_out_bytes
+  source, free, group_D, size_D, split_D, config_data, held_out_bytes
 ):
-  """Splits the documents `free`, given in the order of their units."""
+  """Splits the documents `free`, given in the order of their groups."""
   if not len(free):
     return
-  starts = np.flatnonzero(np.diff(unit_D[free], prepend=-1))
-  size_U = np.add.reduceat(size_D[free], starts)
+  starts = np.flatnonzero(np.diff(group_D[free], prepend=-1))
+  size_G = np.add.reduceat(size_D[free], starts)
   bounds = [*starts.tolist(), len(free)]
   if len(starts) < 3:
     total = int(size_D[free].sum())
@@ -162,11 +164,11 @@ def _split_free(
       'more' + (f', or cut them with {cut}' if total > 3 * 1024 else '')
     )
   wanted = max(1, round(config_data.held_out_fraction * len(starts)))
-  wanted = min(wanted, (len(starts) - 1) // 2)  # One at least is to train on.
+  wanted = min(wanted, (len(starts) - 1) // 2)  # At least one is for training.
   split_D[free] = collect.SPLITS.index('train')
   taken = 0
   for name in ('test', 'validation'):
-    fits = np.cumsum(size_U[taken : taken + wanted]) <= held_out_bytes
+    fits = np.cumsum(size_G[taken : taken + wanted]) <= held_out_bytes
     number = max(1, int(fits.sum()))
     rest = free[bounds[taken] : bounds[taken + number]]
     split_D[rest] = collect.SPLITS.index(name)
@@ -174,12 +176,12 @@ def _split_free(
 
 
 def _entry(source, config_data) -> str:
-  """The beginning of a message, where there are several sources."""
+  """The beginning of a message if there are several sources, else ''."""
   return f'data.sources: {source.name!r}: ' if config_data.sources else ''
 
 
 def _count(collected, split_D, twin, similarity, sources, folder, counts):
-  """Tells `counts` what stays and which duplicates go."""
+  """Adds the kept documents and the dropped duplicates to `counts`."""
   for number, source in enumerate(sources):
     kept = (split_D >= 0) & (collected.source == number)
     size, characters = collected.size[kept], collected.characters[kept]

@@ -4,8 +4,8 @@ A document is a 3 x n int32 array of token ids, the index of each token's word
 and the byte at which the token starts in the document's text. Its last token is
 EOS, a word of its own, at the text's end. A pair is one document, see
 `encoding.encode`, and the number of its tokens up to SEP, which ends the
-source, is stored besides. Documents are cut into records of
-`BLOCK` tokens, so that reading a chunk costs the same in a long document.
+source, is stored, too. Documents are cut into records of `BLOCK` tokens, so
+that reading a chunk costs the same in a long document.
 """
 
 import array
@@ -21,8 +21,8 @@ from lm import errors
 
 BLOCK = 4096
 _MEND = 'remove the folder that holds it to have it prepared again'
-# A shard is closed when it holds so much, before compression. Readers keep each
-# shard open.
+# Size, before compression, at which a shard is closed. Readers keep every shard
+# open.
 _SHARD_BYTES = 256 << 20
 
 
@@ -30,9 +30,11 @@ _SHARD_BYTES = 256 << 20
 class Encoded:
   """Documents ready to be written.
 
-  records: the blocks of all, in order. lengths: tokens of each document.
-  counts_V: how often each id occurs. size: bytes of text. input_lengths: of
-  each pair, tokens of the source and its SEP; [] where there are no pairs.
+  records: the blocks of all documents, in order.
+  lengths: tokens of each document.
+  counts_V: number of occurrences of each id.
+  size: bytes of text.
+  input_lengths: tokens of each pair's source, SEP counted; [] without pairs.
   """
 
   records: list[bytes]
@@ -45,7 +47,7 @@ class Encoded:
 def encode(
   documents: Sequence[np.ndarray], input_lengths: Sequence[int] = ()
 ) -> Encoded:
-  """Cuts documents, [3, n] each and with their EOS, into records."""
+  """Cuts documents, each [3, n] with its EOS, into records."""
   records = []
   for document_3xL in documents:
     document_3xL = document_3xL.astype('<i4')
@@ -88,7 +90,7 @@ class Writer:
       self._shard_bytes += len(record)
 
   def close(self, sources: np.ndarray):
-    """Finishes the last shard and writes lengths, sources and ids' counts.
+    """Closes the last shard and writes lengths, sources and counts of ids.
 
     Args:
       sources: number of the source of each document.
@@ -121,10 +123,10 @@ class Writer:
 class Split:
   """Random access to the documents of one split.
 
-  lengths: int64 [documents], tokens in each, EOS counted. sources: int16
-  [documents], number of the source that each comes from. input_lengths: int64
-  [documents], tokens of the source of each pair, SEP counted; None: they are no
-  pairs.
+  lengths: int64 [documents], tokens of each, EOS counted.
+  sources: int16 [documents], number of the source that each comes from.
+  input_lengths: int64 [documents], tokens of each pair's source, SEP counted;
+    None if the documents are no pairs.
   """
 
   def __init__(self, directory: pathlib.Path):
@@ -152,12 +154,12 @@ class Split:
     """Tokens [start, stop) of a document.
 
     Returns:
-      int32 [3, n]: ids, words, byte starts.
+      int32 [3, n]: ids, words, byte starts; may be a read-only view.
     """
     stop = int(self.lengths[document]) if stop is None else stop
     first, last = start // BLOCK, -(-stop // BLOCK)
     base = int(self._first_record[document])
-    # One by one: for several at once ArrayRecord starts threads, every time.
+    # One by one: to read several at once, ArrayRecord starts threads each time.
     blocks = [self._records[i] for i in range(base + first, base + last)]
     arrays = [np.frombuffer(b, '<i4').reshape(3, -1) for b in blocks]
     joined = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=1)
@@ -173,7 +175,7 @@ class Split:
     return np.array(ends, np.int64)
 
   def counts(self, vocab_size: int) -> np.ndarray:
-    """How often each id occurs, EOS included; int64 [V]."""
+    """Number of occurrences of each id, EOS included; int64 [V]."""
     counts_V = np.load(self.directory / 'counts.npy')
     return np.pad(counts_V, (0, vocab_size - len(counts_V)))
 

@@ -1,13 +1,13 @@
-"""What became of the text that was read: counts by source and by reason."""
+"""Counts of the text read, kept and dropped, by source and by reason."""
 
 import collections
 import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-# Of each reason and source, so many dropped documents are shown.
+# Maximum number of dropped documents shown per source and reason.
 EXAMPLES = 3
-# Characters of an example's text.
+# Maximum length of an example's text, in characters.
 EXCERPT = 160
 
 
@@ -20,7 +20,7 @@ class Amount:
   characters: int = 0
 
   def add(self, size: int, characters: int, documents: int = 1):
-    """Adds documents of so many bytes and characters in all."""
+    """Adds documents of `size` bytes and `characters` characters in all."""
     self.documents += documents
     self.bytes += size
     self.characters += characters
@@ -42,11 +42,11 @@ class Ignored:
 
 
 class Tally:
-  """Counts of each source.
+  """Counts for each source.
 
-  Documents: read = kept + dropped. Bytes and characters: what cleaning took out
-  of a document that it left is in none of the two, also where the document was
-  dropped later for a duplicate.
+  Of documents, read = kept + dropped. Bytes and characters that cleaning
+  removed from a document without dropping it are in neither, even if the
+  document was later dropped as a duplicate.
   """
 
   def __init__(self, sources: Iterable[str]):
@@ -57,15 +57,15 @@ class Tally:
     self._ignored = {name: Ignored() for name in self._read}
 
   def ignore(self, source: str, names: Sequence[str]):
-    """Notes files that are of no known format."""
+    """Records files that are of no known format."""
     self._ignored[source] = Ignored(len(names), list(names[:EXAMPLES]))
 
   def read(self, source: str, size: int, characters: int):
-    """Counts a document as its source gave it."""
+    """Counts a document as its source yielded it."""
     self._read[source].add(size, characters)
 
   def keep(self, source: str, size: int, characters: int, documents: int = 1):
-    """Counts documents that stay, as cleaning has left them."""
+    """Counts kept documents, with the sizes that cleaning left."""
     self._kept[source].add(size, characters, documents)
 
   def change(self, source: str, rules: Iterable[str]):
@@ -80,14 +80,14 @@ class Tally:
     characters: int,
     example: dict[str, Any] | None = None,
   ):
-    """Counts a dropped document; `example` is kept where there is room."""
+    """Counts a dropped document; stores `example` up to a limit of EXAMPLES."""
     dropped = self._dropped[source].setdefault(reason, Dropped())
     dropped.add(size, characters)
     if example is not None and len(dropped.examples) < EXAMPLES:
       dropped.examples.append(example)
 
   def wants_example(self, source: str, reason: str) -> bool:
-    """Whether an example of this would be kept."""
+    """Whether `drop` would store an example for this source and reason."""
     dropped = self._dropped[source].get(reason)
     return dropped is None or len(dropped.examples) < EXAMPLES
 
@@ -123,7 +123,7 @@ def excerpt(text: str) -> str:
 
 
 def describe(sources: dict[str, Any]) -> list[str]:
-  """The lines of an `as_dict` for a terminal."""
+  """Describes an `as_dict` in lines for a terminal."""
   lines = []
   for name, counts in sources.items():
     if number := counts['ignored']['files']:
@@ -155,5 +155,5 @@ def _example(example: dict[str, Any]) -> str:
 
 
 def printable(text: str) -> str:
-  """With U+FFFD for what a terminal might obey."""
+  """The text with U+FFFD for characters that a terminal might obey."""
   return ''.join(c if c.isprintable() else '\ufffd' for c in text)

@@ -1,8 +1,8 @@
-"""Text to ids and back, without loss, behind one small interface.
+"""Lossless conversion of text to ids and back, behind one small interface.
 
-Every tokenizer has the same ids below 526: 270 special tokens, which text never
-turns into and which are no text, then the 256 bytes, which spell whatever has
-no piece. The pieces that were learnt from text come after.
+Every tokenizer has the same ids below 526: 270 special tokens, which no text is
+encoded to and which decode to no text, then the 256 bytes, which spell whatever
+has no piece. The pieces learnt from text follow.
 """
 
 import codecs
@@ -43,10 +43,10 @@ _FORMAT = 'lm tokenizer 1'
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-  """What `train` and `load` return; equal fields give equal ids.
+  """A vocabulary with its encoding; equal fields give equal ids.
 
   kind: one of KINDS.
-  vocab_size: V as asked for; ids from len(pieces) on are unused.
+  vocab_size: V as requested; ids from len(pieces) on are unused.
   pieces: the bytes that each id stands for, b'' for special tokens.
   model: a serialized SentencePiece model, b'' for other kinds.
   """
@@ -58,17 +58,18 @@ class Tokenizer:
 
   @functools.cached_property
   def byte_lengths_V(self) -> np.ndarray:
-    """Bytes of text that each id stands for, int32; 0 where it is none."""
+    """Bytes of text that each id stands for, int32 [V]; 0 if it is no text."""
     lengths_V = np.zeros(self.vocab_size, np.int32)
     lengths_V[: len(self.pieces)] = [len(piece) for piece in self.pieces]
     lengths_V.setflags(write=False)
     return lengths_V
 
   def allowed_ids(self, *, end: bool, separator: bool = False) -> np.ndarray:
-    """bool [V]: ids that stand for text, and EOS where a document can end.
+    """Mask of the ids that stand for text, bool [V].
 
     Args:
-      separator: SEP, too, which a document has that is a pair.
+      end: whether EOS is allowed, too, since the document can end.
+      separator: whether SEP is allowed, too, since the document is a pair.
     """
     allowed_V = self.byte_lengths_V > 0
     allowed_V[EOS] = end
@@ -77,7 +78,7 @@ class Tokenizer:
 
   @functools.cached_property
   def digest(self) -> str:
-    """SHA-256 of all that the ids depend on."""
+    """SHA-256 of everything that the ids depend on."""
     head = json.dumps([_FORMAT, self.kind, self.vocab_size])
     parts = (head.encode(), *self.pieces, self.model)
     digest = hashlib.sha256()
@@ -86,7 +87,7 @@ class Tokenizer:
     return digest.hexdigest()
 
   def encode(self, text: str) -> np.ndarray:
-    """Ids of `text`, int32, never a special one; their bytes are `text`.
+    """Ids of `text`, int32, none of them special; their bytes spell `text`.
 
     Raises:
       UnicodeEncodeError: for a lone surrogate, which is not Unicode text.
@@ -96,17 +97,17 @@ class Tokenizer:
   def encode_batch(
     self, texts: Sequence[str], *, threads: int = -1
   ) -> list[np.ndarray]:
-    """`encode` of each text; SentencePiece has threads, -1: one a core."""
+    """Encodes each text; `threads` are SentencePiece's, -1: one per core."""
     if self.model:
       return self._encode_sentencepiece(texts, threads)
     if self.kind == 'bytes':
       return [_byte_ids(text) for text in texts]
-    return [self._encode_units(text) for text in texts]
+    return [self._encode_pieces(text) for text in texts]
 
   def decode(self, ids: Iterable[int]) -> str:
-    """The text of `ids`; special and unused ids are none.
+    """The text of `ids`; special and unused ids add none.
 
-    Bytes that form no character are left out.
+    Bytes that form no character are skipped.
     """
     return self.decode_bytes(ids).decode(errors='ignore')
 
@@ -117,10 +118,10 @@ class Tokenizer:
     return b''.join(self.pieces[i] for i in ids if i in known)
 
   def save(self, directory: str | os.PathLike) -> None:
-    """Writes `tokenizer.json` and, where there is one, `sentencepiece.model`.
+    """Writes `tokenizer.json` and, for some kinds, `sentencepiece.model`.
 
-    Each file is replaced whole. The digest in `tokenizer.json`, written last,
-    tells whether the two belong together.
+    Each file is replaced atomically. `load` checks that the two belong together
+    by the digest in `tokenizer.json`, which is written last.
     """
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -137,7 +138,7 @@ class Tokenizer:
     files.write(directory / 'tokenizer.json', content.encode())
 
   def __reduce__(self):
-    # Without what is cached: a worker makes its own processor.
+    # Without cached properties: each worker builds its own processor.
     return Tokenizer, (self.kind, self.vocab_size, self.pieces, self.model)
 
   @functools.cached_property
@@ -149,12 +150,12 @@ class Tokenizer:
     learnt = self.pieces[FIRST_PIECE:]
     return {piece.decode(): FIRST_PIECE + i for i, piece in enumerate(learnt)}
 
-  def _encode_units(self, text: str) -> np.ndarray:
+  def _encode_pieces(self, text: str) -> np.ndarray:
     ids = []
-    for unit in text if self.kind == 'char' else words.split(text):
-      known = self._ids.get(unit)
+    for piece in text if self.kind == 'char' else words.split(text):
+      known = self._ids.get(piece)
       if known is None:
-        ids.extend(FIRST_BYTE + byte for byte in unit.encode())
+        ids.extend(FIRST_BYTE + byte for byte in piece.encode())
       else:
         ids.append(known)
     return np.array(ids, np.int32)
@@ -162,9 +163,9 @@ class Tokenizer:
   def _encode_sentencepiece(
     self, texts: Sequence[str], threads: int
   ) -> list[np.ndarray]:
-    # SentencePiece takes U+2581 for a blank, so it is never shown one.
+    # SentencePiece reads U+2581 as a blank, so it is never given one.
     runs_by_text = [text.split(vocabulary.BLANK) for text in texts]
-    # As bytes, because of lone surrogates it says nothing intelligible.
+    # As bytes: the error that it raises for a lone surrogate is obscure.
     runs = [run.encode() for runs in runs_by_text for run in runs]
     ids = []
     if runs:
@@ -183,24 +184,25 @@ class Tokenizer:
 def train(kind: str, vocab_size: int, texts: Iterable[str]) -> Tokenizer:
   """Learns a vocabulary of at most `vocab_size` ids from `texts`.
 
-  When the text has more characters than there is room for, the rarest are
-  spelt in bytes: single characters take at most half of the learnt pieces, of
-  'char' all. The result is a function of the arguments alone. `texts` is held
-  in memory for 'unigram' and 'bpe', and is not read for 'bytes'.
+  If the text has more characters than the vocabulary can hold, the rarest are
+  spelt in bytes: at most half of the learnt pieces are single characters, or
+  all of them for 'char'. The result is a function of the arguments alone.
+  `texts` is held in memory for 'unigram' and 'bpe', and is not read for
+  'bytes'.
 
   Raises:
     UserError: for a kind that is not in KINDS, too small a vocabulary, or a
       text from which SentencePiece learns nothing.
   """
   check_vocab_size(kind, vocab_size)
-  room = vocab_size - FIRST_PIECE
+  limit = vocab_size - FIRST_PIECE
   model, learnt = b'', []
   if kind == 'word':
-    learnt = vocabulary.learn_words(texts, room)
+    learnt = vocabulary.learn_words(texts, limit)
   elif kind == 'char':
-    learnt = vocabulary.learn_characters(texts, room)
+    learnt = vocabulary.learn_characters(texts, limit)
   elif kind != 'bytes':
-    model = vocabulary.train_sentencepiece(kind, texts, room, SPECIAL_NAMES)
+    model = vocabulary.train_sentencepiece(kind, texts, limit, SPECIAL_NAMES)
     learnt = _learnt_pieces(model)
   return Tokenizer(kind, vocab_size, _FIXED_PIECES + _utf8(learnt), model)
 
@@ -215,7 +217,7 @@ def check_vocab_size(kind: str, vocab_size: int) -> None:
   least = FIRST_PIECE if kind == 'bytes' else FIRST_PIECE + 2
   if vocab_size < least:
     raise errors.UserError(
-      f'data.vocab_size={vocab_size} has no room for {NUM_SPECIAL} special '
+      f'data.vocab_size={vocab_size} is too small for {NUM_SPECIAL} special '
       f'tokens, 256 bytes and a text; data.tokenizer={kind!r} needs at least '
       f'{least}'
     )
@@ -261,10 +263,10 @@ FIELDS = field.section(
 
 
 def load(directory: str | os.PathLike) -> Tokenizer:
-  """Reads what `save` wrote.
+  """Reads a tokenizer that `save` wrote.
 
   Raises:
-    UserError: when the folder is missing, is no tokenizer's or is damaged.
+    UserError: the folder is missing, holds no tokenizer or is damaged.
   """
   directory = pathlib.Path(directory)
   field = f'data.tokenizer={str(directory)!r}'
@@ -305,11 +307,11 @@ def load(directory: str | os.PathLike) -> Tokenizer:
 
 
 class StreamDecoder:
-  """Turns ids into text as they arrive, whole characters only.
+  """Decodes ids as they arrive, in whole characters.
 
-  All that `feed` and `flush` returned, joined, is `decode` of all ids fed.
+  The joined results of `feed` and `flush` equal `decode` of all ids.
 
-  dropped_bytes: how many bytes turned out to form no character so far.
+  dropped_bytes: number of bytes so far that form no character.
   """
 
   def __init__(self, tokenizer: Tokenizer):
@@ -324,7 +326,7 @@ class StreamDecoder:
     return self._decode(self._tokenizer.decode_bytes(ids), final=False)
 
   def flush(self) -> str:
-    """Ends the text: a character that is not complete by now is dropped."""
+    """Ends the text and drops an incomplete character at its end."""
     return self._decode(b'', final=True)
 
   def _decode(self, data: bytes, *, final: bool) -> str:
@@ -353,7 +355,7 @@ def _learnt_pieces(model: bytes) -> list[str]:
   spelt = [processor.id_to_piece(i) for i in range(processor.vocab_size())]
   in_bytes = [f'<0x{byte:02X}>' for byte in range(256)]
   if spelt[:FIRST_PIECE] != [*SPECIAL_NAMES, *in_bytes]:
-    raise AssertionError('SentencePiece has put the special ids elsewhere')
+    raise AssertionError('SentencePiece placed the special ids elsewhere')
   if vocabulary.BLANK not in spelt:
     raise AssertionError('SentencePiece has no piece for the blank')
   return [piece.replace(vocabulary.BLANK, ' ') for piece in spelt[FIRST_PIECE:]]

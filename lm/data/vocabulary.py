@@ -1,4 +1,4 @@
-"""Which pieces of text a vocabulary holds: learnt by counting or by training.
+"""The pieces of a vocabulary: learnt by counting or by training.
 
 Control characters, line ends among them, are never part of a piece: they stay
 bytes, so that no piece crosses a line and each line end is one token.
@@ -16,61 +16,61 @@ import sentencepiece
 from lm import errors
 from lm.data.text import words
 
-# SentencePiece drops longer lines without a word.
+# SentencePiece silently drops longer lines.
 LINE_BYTES = 4192
 # The result must not depend on the machine.
 NUM_THREADS = 4
-# What SentencePiece spells a blank with, and what it keeps for itself.
+# Character that SentencePiece spells a blank with, and all that it reserves.
 BLANK = '\u2581'
 RESERVED = {BLANK, '\u2585'}
 
 
-def learn_words(texts: Iterable[str], room: int) -> list[str]:
-  """The `room` most frequent words, at most half of them one character.
+def learn_words(texts: Iterable[str], limit: int) -> list[str]:
+  """The `limit` most frequent words, at most half of them single characters.
 
-  Counted here, since SentencePiece's word model is no identity: it cuts at
+  Counted here, since SentencePiece's word model is not lossless: it cuts at
   blanks only and spells the blank before an unknown word as U+2581, so that
-  'the zebra' comes back as 'the▁zebra'.
+  'the zebra' is decoded as 'the▁zebra'.
   """
   counts = collections.Counter()
   for text in texts:
     counts.update(words.split(text))
   ranked = [word for word in _ranked(counts) if all(map(_has_piece, word))]
-  single = [word for word in ranked if len(word) == 1][: _half(room)]
+  single = [word for word in ranked if len(word) == 1][: _half(limit)]
   longer = [word for word in ranked if len(word) > 1]
-  kept = {*single, *longer[: room - len(single)]}
+  kept = {*single, *longer[: limit - len(single)]}
   return [word for word in ranked if word in kept]
 
 
-def learn_characters(texts: Iterable[str], room: int) -> list[str]:
-  """The `room` most frequent characters."""
+def learn_characters(texts: Iterable[str], limit: int) -> list[str]:
+  """The `limit` most frequent characters."""
   counts = collections.Counter()
   for text in texts:
     counts.update(text)
-  return [char for char in _ranked(counts) if _has_piece(char)][:room]
+  return [char for char in _ranked(counts) if _has_piece(char)][:limit]
 
 
 def train_sentencepiece(
-  kind: str, texts: Iterable[str], room: int, specials: Sequence[str]
+  kind: str, texts: Iterable[str], limit: int, specials: Sequence[str]
 ) -> bytes:
-  """A serialized SentencePiece model: specials, 256 bytes, `room` pieces.
+  """A serialized SentencePiece model: specials, 256 bytes, `limit` pieces.
 
-  The characters that the pieces may be made of are chosen here, at most half
-  as many as there is room for, and the text is cut at all others; left to
-  `character_coverage`, ties and rounding let the trainer fail.
+  The characters of which pieces may consist are chosen here, at most half as
+  many as pieces, and the text is cut at all others; with `character_coverage`
+  instead, ties and rounding make the trainer fail.
 
   Raises:
-    UserError: when SentencePiece finds no vocabulary in the text.
+    UserError: SentencePiece finds no vocabulary in the text.
   """
   texts = list(texts)
-  kept = [char for char in learn_characters(texts, room) if char != ' ']
+  kept = [char for char in learn_characters(texts, limit) if char != ' ']
   if not kept:
     raise errors.UserError(
       f'data.tokenizer={kind!r} found no text to learn from; give it text '
       f"(data.source, data.path) or use data.tokenizer='bytes'"
     )
   # A blank without a piece would be spelt in the bytes of U+2581.
-  kept = [' ', *kept[: _half(room) - 1]]
+  kept = [' ', *kept[: _half(limit) - 1]]
   others = re.compile(f'[^{re.escape("".join(kept))}]+')
   runs = (run for text in texts for run in others.split(text))
   lines = (line for run in runs for line in cut(run, LINE_BYTES - 1))
@@ -81,7 +81,7 @@ def train_sentencepiece(
       sentence_iterator=itertools.chain([' '], lines),
       model_writer=model,
       model_type=kind,
-      vocab_size=len(specials) + 256 + room,
+      vocab_size=len(specials) + 256 + limit,
       pad_id=0,
       bos_id=1,
       eos_id=2,
@@ -105,7 +105,7 @@ def train_sentencepiece(
     reason = ' '.join(str(error).split())
     raise errors.UserError(
       f'data.tokenizer={kind!r} with data.vocab_size='
-      f'{len(specials) + 256 + room} could not be trained on this text: '
+      f'{len(specials) + 256 + limit} could not be trained on this text: '
       f"{reason}; give more text or use data.tokenizer='bytes'"
     ) from error
   return model.getvalue()
@@ -114,8 +114,7 @@ def train_sentencepiece(
 def cut(text: str, limit: int) -> Iterator[str]:
   """Pieces of at most `limit` bytes, cut before a blank, else anywhere.
 
-  Joined they are `text` again; no character is ever cut. `limit` is at
-  least 4.
+  Joined they are `text`; no character is ever cut. `limit` is at least 4.
   """
   data = text.encode()
   start = 0
@@ -133,11 +132,11 @@ def cut(text: str, limit: int) -> Iterator[str]:
 
 def _ranked(counts: collections.Counter) -> list[str]:
   """Most frequent first; ties in order of code points."""
-  return sorted(counts, key=lambda unit: (-counts[unit], unit))
+  return sorted(counts, key=lambda piece: (-counts[piece], piece))
 
 
-def _half(room: int) -> int:
-  return max(1, room // 2)
+def _half(limit: int) -> int:
+  return max(1, limit // 2)
 
 
 def _has_piece(char: str) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 WINDOW_BYTES = 1024
 WINDOW_COUNT = 200
-# How far from the middle white space is looked for, in bytes.
+# White space is searched for up to this far from the middle, in bytes.
 _REACH = 64
 
 
@@ -15,16 +15,16 @@ def cut(
 ) -> list[dict[str, Any]]:
   """Windows of `WINDOW_BYTES`, spread evenly over the documents.
 
-  No window holds a document's end or start within it, and none overlaps
-  another. Each is cut near its middle, at white space that belongs to the
-  second half; where there is none, as in Chinese, at a character.
+  Each window lies within one document, and no two overlap. Each is divided near
+  its middle, before white space; where there is none, as in Chinese, before a
+  character.
 
   Args:
-    documents: {'name', 'text'} each.
+    documents: dicts with 'name' and 'text'.
 
   Returns:
-    {'document', 'start' (byte), 'context', 'scored'} each, at most `count`;
-    fewer when the text is short.
+    Dicts with 'document' (a name), 'start' (a byte), 'context' and 'scored';
+    `count` of them, or fewer if the text is short.
   """
   texts = [(x['name'], x['text'].encode()) for x in documents]
   windows = []
@@ -47,14 +47,17 @@ def cut(
 def places(
   sizes: Iterable[int], count: int = WINDOW_COUNT
 ) -> list[tuple[int, int]]:
-  """Where `cut` takes its windows in documents of so many bytes.
+  """Places of the windows that `cut` cuts from documents of given sizes.
 
   sizes [2100 900 1024], count 2 -> (0, 0), (0, 1024)
   sizes [2100 900 1024], count 3 -> (0, 0), (0, 1024), (2, 0)
 
+  Args:
+    sizes: bytes of each document.
+
   Returns:
-    Of each, the number of its document and the byte at which it starts, or
-    within whose character.
+    (document, byte) of each window: the number of its document and the byte at
+    which it starts, or a byte of its first character.
   """
   whole = [
     (document, start)
@@ -68,14 +71,14 @@ def places(
 def documents_of(
   found: Sequence[dict[str, Any]], sizes: Iterable[int]
 ) -> list[int] | None:
-  """The number of each stored window's document: names may be there twice.
+  """The number of each window's document; names need not be unique.
 
   Args:
-    found: what `cut` has returned.
-    sizes: bytes of each of the documents.
+    found: windows that `cut` returned.
+    sizes: bytes of each document.
 
   Returns:
-    None where the windows are not of such documents.
+    None if the windows are not those of such documents.
   """
   cut_at = places(sizes)
   # A character has at most four bytes.
@@ -94,7 +97,7 @@ def _align(data: bytes, place: int) -> int:
 
 
 def _middle(data: bytes) -> int:
-  """Where the second half starts."""
+  """The byte at which the second half starts."""
   middle = len(data) // 2
   low = max(1, middle - _REACH)
   near = data[low : middle + _REACH]

@@ -1,7 +1,7 @@
-"""All cores at work on batches, with results in the order of the batches.
+"""A pool of processes that returns results in the order of its batches.
 
 Workers are fresh processes: forking would copy JAX's threads in the middle of
-what they do, and `multiprocessing` would import the main program, JAX included,
+their work, and `multiprocessing` would import the main program, JAX included,
 into each.
 """
 
@@ -19,7 +19,7 @@ from lm import errors
 
 
 class Pool:
-  """A context manager of `count` processes; 0 works in this one."""
+  """Context manager of `count` processes; 0 runs everything in the caller's."""
 
   def __init__(self, count: int):
     self.count = count
@@ -34,13 +34,15 @@ class Pool:
 
   def __exit__(self, *exception):
     if self._executor:
-      # After an error or Ctrl-C nobody waits for what is still in work.
+      # After an error or Ctrl-C no running call is waited for.
       self._executor.shutdown(wait=True, kill_workers=exception[0] is not None)
 
   def map(
     self, function: Callable[..., Any], batches: Iterable[Any], *rest: Any
   ) -> Iterator[Any]:
-    """`function(batch, *rest)` of each batch, in order, a few at a time.
+    """Yields `function(batch, *rest)` of each batch, in order.
+
+    Only a few batches more than there are processes are read ahead.
 
     Raises:
       UserError: a process was killed, as the system does when memory runs out.
@@ -58,7 +60,7 @@ class Pool:
       yield _result(waiting.popleft())
 
   def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-    """`function` of the arguments, in one of the processes."""
+    """Calls `function` in one of the processes and returns its result."""
     if not self._executor:
       return function(*arguments)
     return _result(self._submit(function, *arguments))
@@ -71,16 +73,16 @@ class Pool:
 
 
 def cores() -> int:
-  """The cores that this process may use, by affinity and by its cgroup."""
+  """Number of cores that this process may use, by affinity and cgroup."""
   return loky.cpu_count()
 
 
 def _end_with(parent: int):
-  """Has Linux kill this worker when its parent ends, however it does."""
+  """Has Linux kill this worker when its parent ends, in whatever way."""
   if not sys.platform.startswith('linux'):
     return
   ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-  if os.getppid() != parent:  # It had ended before.
+  if os.getppid() != parent:  # It has already ended.
     os._exit(1)
 
 

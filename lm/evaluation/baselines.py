@@ -1,4 +1,4 @@
-"""What held-out text costs without a neural network, in bits per byte."""
+"""Baselines without a neural network: bits per byte of held-out text."""
 
 import json
 import logging
@@ -11,21 +11,22 @@ import numpy as np
 from lm.data import prepare, store, tokenizer as tokenizer_lib
 from lm.runtime import files
 
-# The dictionary of `xz -9`: training text further back cannot help it.
+# Bytes of the dictionary of `xz -9`; earlier training text has no effect.
 XZ_DICTIONARY = 64 << 20
 
 
 def xz(texts: list[bytes]) -> float:
-  """`xz -9` of all the texts as one file."""
+  """Bits per byte of `xz -9` on the concatenated texts."""
   data = b''.join(texts)
   return 8 * len(_compress(data)) / len(data)
 
 
 def xz_given_training(training: bytes, texts: list[bytes]) -> float:
-  """What the texts add to `xz -9` of the training text before them.
+  """Bits per byte that the texts add to `xz -9` of the training text.
 
   Args:
-    training: only its last `XZ_DICTIONARY` bytes matter.
+    training: training text, of which the last `XZ_DICTIONARY` bytes are used.
+    texts: held-out texts, appended to it.
   """
   data = b''.join(texts)
   training = training[-(XZ_DICTIONARY - len(data)) :]
@@ -40,9 +41,9 @@ def _compress(data: bytes) -> bytes:
 def unigram(
   train: store.Split, held_out: store.Split, tokenizer: tokenizer_lib.Tokenizer
 ) -> float:
-  """A model of single pieces, add-one smoothed, EOS included.
+  """Bits per byte of a unigram model over pieces, with add-one smoothing.
 
-  Every piece of text and EOS can be predicted; bits of EOS count, as they do
+  The vocabulary is every piece of text, and EOS, whose bits count as they do
   for the model.
   """
   possible_V = tokenizer.byte_lengths_V > 0
@@ -70,7 +71,7 @@ def training_text(
 
 
 def compute(prepared: prepare.Prepared) -> dict[str, float]:
-  """All of them, as names and values of the final line of metrics.jsonl."""
+  """Computes all baselines, by their names in metrics.jsonl."""
   train, test = prepared.train(), prepared.held_out('test')
   tokenizer = prepared.tokenizer()
   texts = [tokenizer.decode_bytes(test.read(d)[0]) for d in range(len(test))]
@@ -84,20 +85,20 @@ def compute(prepared: prepare.Prepared) -> dict[str, float]:
 
 
 class Task:
-  """Computes the baselines beside the training, once for prepared data."""
+  """Computes the baselines in a background thread, once for prepared data."""
 
   def __init__(self, prepared: prepare.Prepared):
     self._prepared = prepared
     self._path = prepared.directory / 'baselines.json'
     self._figures = read(self._path)
     self._error: Exception | None = None
-    # A daemon: leaving does not wait for xz.
+    # A daemon thread, so that the process can exit while xz runs.
     self._thread = threading.Thread(target=self._run, daemon=True)
     if not self._figures:
       self._thread.start()
 
   def result(self) -> dict[str, float]:
-    """The figures; waits for them."""
+    """Waits for the baselines and returns them."""
     if self._thread.ident is not None:
       self._thread.join()
     if self._error:
@@ -113,9 +114,9 @@ class Task:
     try:
       files.write_json(self._path, self._figures)
     except OSError as error:  # shared data may be read-only
-      logging.warning('%s cannot be kept: %s', self._path, error)
+      logging.warning('%s cannot be saved: %s', self._path, error)
 
 
 def read(path: pathlib.Path) -> dict[str, float]:
-  """What a `baselines.json` holds; {} where there is none."""
+  """Reads a `baselines.json`; returns {} if it does not exist."""
   return json.loads(path.read_text()) if path.exists() else {}

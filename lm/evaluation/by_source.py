@@ -1,8 +1,8 @@
-"""Held-out figures of each source of a mixture, beside those of all of them.
+"""Held-out figures of each source of a mixture, and of all sources together.
 
-A source's bits per byte, weighted by the bytes that they are of, make those of
-the run. They are the same of a source that is scored alone, since no passage
-sees another; of a sampled bound, but for the samples.
+The bits per byte of a run are the mean over its sources, weighted by bytes.
+Since no passage sees another, a source scored alone has the same figures, up to
+the samples of a sampled bound.
 """
 
 import dataclasses
@@ -12,11 +12,11 @@ from typing import Any
 from lm.data import tally
 from lm.evaluation import passages, scoring_methods
 
-# Name in a run's figures, beside the names of all of them.
+# Key of these figures among the figures of a run.
 NAME = 'by_source'
 ALL = 'all sources'
-# Figure -> what amounts of text have before their names, and what is counted.
-_KINDS = {
+# Figure -> prefix of the names of its amounts of text, and what is counted.
+_AMOUNTS = {
   'bits_per_byte': ('', 'documents'),
   'suffix_bits_per_byte': ('suffix_', 'windows'),
   'pseudo_bits_per_byte': ('suffix_', 'windows'),
@@ -26,9 +26,14 @@ _ERROR = 'suffix_standard_error'
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """A source, or ALL. value: bits per byte, None where it has no such text.
+  """The figure of a source.
 
-  count: of documents or windows.
+  name: the source, or ALL.
+  value: bits per byte; None if the source has no such text.
+  error: standard error of the value; None if it is exact.
+  tokens: number of scored tokens.
+  size: bytes of the scored text.
+  count: number of documents or windows.
   """
 
   name: str
@@ -41,19 +46,22 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """One figure of each source, and last of all together.
+  """A figure of each source.
 
-  figure: its name. unit: what `count` counts. text: what was scored.
+  figure: name of the figure.
+  counted: what `Row.count` counts.
+  text: the text that was scored.
+  rows: one per source, and a last one for all sources.
   """
 
   figure: str
-  unit: str
+  counted: str
   text: str
   rows: Sequence[Row]
 
 
 def names(config) -> list[str]:
-  """The sources of a mixture, by number; [] where there is only one."""
+  """Names of the sources of a mixture, by number; [] for a single source."""
   found = [name for name, _ in config.data.sources]
   return found if len(found) > 1 else []
 
@@ -64,18 +72,19 @@ def figures(
   *,
   sampled: bool,
 ) -> dict[str, dict[str, Any]]:
-  """Names and values of each source; no bits where a source has no text.
+  """Returns the figures of each source; sources without text have no bits.
 
   Args:
-    sources: their names, by number.
-    scores: those of the figures in question, by name.
-    sampled: whether the suffix figure has a standard error.
+    sources: names of the sources, by number.
+    scores: name of a figure -> its score, with sums by source.
+    sampled: whether the suffix figure is estimated from samples, and so has a
+      standard error.
   """
   found = {name: {} for name in sources}
   for figure, score in scores.items():
-    prefix, unit = _KINDS[figure]
+    prefix, counted = _AMOUNTS[figure]
     for number, values in enumerate(found.values()):
-      part = score.of_source.get(number, passages.Score())
+      part = score.by_source.get(number, passages.Score())
       if part.size:
         values[figure] = part.bits_per_byte()
       if part.size and sampled and figure == 'suffix_bits_per_byte':
@@ -83,16 +92,16 @@ def figures(
       values |= {
         f'{prefix}tokens': part.tokens,
         f'{prefix}bytes': part.size,
-        f'{prefix}{unit}': part.passages,
+        f'{prefix}{counted}': part.passages,
       }
   return found
 
 
 def tables(found: Mapping[str, Any]) -> list[Table]:
-  """Of a run's figures; [] where these are of one source."""
+  """Builds the tables from the figures of a run; [] for a single source."""
   result, parts = [], found.get(NAME, {})
-  for figure, (prefix, unit) in _KINDS.items():
-    keys = [f'{prefix}{x}' for x in ('tokens', 'bytes', unit)]
+  for figure, (prefix, counted) in _AMOUNTS.items():
+    keys = [f'{prefix}{x}' for x in ('tokens', 'bytes', counted)]
     if not any(figure in values for values in parts.values()):
       continue
     amounts = [[values[key] for key in keys] for values in parts.values()]
@@ -102,12 +111,12 @@ def tables(found: Mapping[str, Any]) -> list[Table]:
     ]
     total = map(sum, zip(*amounts, strict=True))
     rows.append(Row(ALL, found[figure], _error(figure, found), *total))
-    result.append(Table(figure, unit, _text(figure, found), rows))
+    result.append(Table(figure, counted, _text(figure, found), rows))
   return result
 
 
 def lines(found: Mapping[str, Any]) -> list[str]:
-  """The tables for a terminal."""
+  """Formats the tables for a terminal."""
   result = []
   for table in tables(found):
     name = table.figure.removeprefix('suffix_').replace('_', ' ')
@@ -120,7 +129,7 @@ def lines(found: Mapping[str, Any]) -> list[str]:
         line += f', standard error {error:>5}'
       line += (
         f'{row.tokens:>12,} tokens{row.size:>13,} bytes'
-        f'{row.count:>8,} {table.unit}  {tally.printable(row.name)}'
+        f'{row.count:>8,} {table.counted}  {tally.printable(row.name)}'
       )
       result.append(line)
   return result

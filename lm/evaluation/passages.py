@@ -1,8 +1,8 @@
 """Bits of held-out text: passages, windows, and the sums.
 
-A window is context and scored text. The context is never masked; each scored
-token costs minus log2 of its probability among the ids that can be text. What
-a model is asked for that probability is in `scorers.py`.
+A window consists of context and scored text. The context is never masked; each
+scored token costs minus log2 of its probability among the ids that can be text.
+`scoring_methods.py` builds the examples that give that probability.
 """
 
 import dataclasses
@@ -19,10 +19,11 @@ from lm.data import store, tokenizer as tokenizer_lib, windows as windows_lib
 
 @dataclasses.dataclass(frozen=True)
 class Passage:
-  """What is given and what is scored, each tokenized alone.
+  """A context and the text scored after it, each tokenized alone.
 
-  size: bytes of text that the scored ids stand for. source: number of the
-  source that they come from.
+  context, scored: int32 ids.
+  size: bytes of text that the scored ids stand for.
+  source: number of the source that they come from.
   """
 
   context: np.ndarray
@@ -33,10 +34,11 @@ class Passage:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-  """Scored ids [first, first + n) of a passage: what one window scores.
+  """The scores of one window: ids [first, first + n) of a passage.
 
-  bits_n, special_mass_n: float64, of each id; of a sampled bound, estimates.
-  variance: of the estimate of all their bits; 0 where nothing is sampled.
+  bits_n: float64, bits of each id; estimates if the method samples a bound.
+  special_mass_n: float64, probability that special ids lost at each id.
+  variance: variance of the estimated sum of bits; 0 unless bits are sampled.
   """
 
   passage: Passage
@@ -50,11 +52,13 @@ class Part:
 class Score:
   """Sums over passages.
 
-  bits: of the scored ids. size: bytes of their text. tokens: how many they
-  are. special_mass: probability that special ids lost, a sum over tokens.
-  passages: how many. variance: of the bits, where they are an estimate.
-  of_source: the same of each source, by its number; only in what a scorer
-  returns.
+  bits: bits of the scored ids.
+  size: bytes of their text.
+  tokens: number of scored ids.
+  special_mass: probability that special ids lost, summed over tokens.
+  passages: number of passages.
+  variance: variance of `bits` if they are estimated.
+  by_source: number of a source -> its sums; only scorers fill it in.
   """
 
   bits: float = 0.0
@@ -63,10 +67,10 @@ class Score:
   special_mass: float = 0.0
   passages: int = 0
   variance: float = 0.0
-  of_source: Mapping[int, 'Score'] = dataclasses.field(default_factory=dict)
+  by_source: Mapping[int, 'Score'] = dataclasses.field(default_factory=dict)
 
   def add(self, part: Part) -> 'Score':
-    """The sums with a part; a passage counts with its first one."""
+    """Adds a part; its passage is counted with its first part."""
     opens = part.first == 0
     return Score(
       bits=self.bits + float(part.bits_n.sum()),
@@ -78,20 +82,20 @@ class Score:
     )
 
   def bits_per_byte(self) -> float:
-    """Bits that a byte of the scored text costs."""
+    """Bits per byte of the scored text."""
     return self.bits / self.size
 
   def standard_error(self) -> float:
-    """Of `bits_per_byte`, over the samples of an estimate."""
+    """Standard error of `bits_per_byte` over the samples of an estimate."""
     return math.sqrt(self.variance) / self.size
 
   def perplexity(self) -> float:
-    """Of a scored token; depends on the tokenizer."""
+    """Perplexity per scored token; depends on the tokenizer."""
     return float(2 ** (self.bits / self.tokens))
 
 
 def documents(split: store.Split) -> Iterator[Passage]:
-  """Whole documents; EOS, and a pair's SEP, count bits and no bytes."""
+  """Whole documents; EOS, and a pair's SEP, cost bits and have no bytes."""
   nothing = np.zeros(0, np.int32)
   for document in range(len(split)):
     ids, _, starts = split.read(document)
@@ -108,14 +112,14 @@ def suffixes(
   tokenizer: tokenizer_lib.Tokenizer,
   split: store.Split | None = None,
 ) -> Iterator[Passage]:
-  """The stored windows: the second half, given the first.
+  """The stored windows; the second half is scored given the first.
 
   Args:
-    split: the documents that they are of, which know their sources; None:
-      there is one source.
+    split: documents that the windows were cut from, with their sources; None
+      if there is only one source.
 
   Raises:
-    UserError: they are windows of other documents.
+    UserError: the windows were cut from other documents.
   """
   with open(path, encoding='utf-8', newline='\n') as f:
     windows = [json.loads(line) for line in f]
@@ -132,39 +136,47 @@ def suffixes(
 
 
 def _sources(path, windows, split: store.Split) -> list[int]:
-  """The number of each window's source."""
+  """Number of the source that each window comes from."""
   documents = windows_lib.documents_of(windows, split.sizes().tolist())
   if documents is None:
     raise errors.UserError(
       f'{path} holds windows of other documents than {split.directory} does; '
-      'put back both as they were prepared'
+      'restore both as they were prepared'
     )
   return [int(split.sources[document]) for document in documents]
 
 
 def spread(windows: Sequence[Passage], count: int) -> list[Passage]:
-  """`count` of the windows, evenly over all of them; 0 or too many: all."""
+  """Returns `count` evenly spaced windows; all if 0 or more than there are."""
   count = min(count or len(windows), len(windows))
   return [windows[i * len(windows) // count] for i in range(count)]
 
 
 @dataclasses.dataclass(frozen=True)
-class Room:
-  """Ids that fit a window: most of `context`, most of `scored`, `both`."""
+class Limits:
+  """Maximum numbers of ids in a window.
+
+  context: maximum number of context ids.
+  scored: maximum number of scored ids.
+  both: maximum number of both together.
+  """
 
   context: int
   scored: int
   both: int
 
 
-def spans(context: int, total: int, room: Room) -> Iterator[tuple[int, ...]]:
-  """Windows over ids 0..total that score each id from `context` on once.
+def cut_windows(
+  context: int, total: int, limits: Limits
+) -> Iterator[tuple[int, ...]]:
+  """Cuts ids 0..total into windows that score each id from `context` on once.
 
-  Where all fits, that is one window. Else a window reads ids [start, stop) and
-  scores those from `scored` on, at most half of what it has room for; so every
-  scored id but a document's first ones has half a window of context at least.
+  If all ids fit, there is one window. Otherwise a window reads the ids
+  [start, stop) and scores those from `scored` on, at most half of its limit. So
+  every scored id, except the first ones of a document, has at least half a
+  window of context.
 
-  context 0, total 10, room for 4 of each and of both
+  context 0, total 10, limits 4 4 4
   start   [0 0 2 4 6]
   scored  [0 2 4 6 8]
   stop    [2 4 6 8 10]
@@ -173,10 +185,15 @@ def spans(context: int, total: int, room: Room) -> Iterator[tuple[int, ...]]:
     (start, scored, stop).
   """
   n = total - context
-  if n and context <= room.context and n <= room.scored and total <= room.both:
+  if (
+    n
+    and context <= limits.context
+    and n <= limits.scored
+    and total <= limits.both
+  ):
     yield 0, context, total
     return
-  stride = max(1, min(room.scored, room.context, room.both // 2))
+  stride = max(1, min(limits.scored, limits.context, limits.both // 2))
   for scored in range(context, total, stride):
     stop = min(scored + stride, total)
-    yield max(0, stop - room.both, scored - room.context), scored, stop
+    yield max(0, stop - limits.both, scored - limits.context), scored, stop

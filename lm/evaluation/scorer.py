@@ -1,6 +1,6 @@
-"""Queries to bits: packed into rows, read by one compiled function, summed.
+"""Scores text: packs queries into rows, runs one compiled function, sums bits.
 
-What is asked about a window of text is in `queries.py`.
+`scoring_methods.py` builds the queries.
 """
 
 import collections
@@ -18,13 +18,13 @@ from lm import field, types
 from lm.data import packing
 from lm.evaluation import (
   passages as passages_lib,
-  scoring_methods as queries_lib,
+  scoring_methods,
 )
 from lm.models import readout
 from lm.runtime import sharding
 
-# Shares of a row's positions that are read out: one of these, the least that
-# holds what the rows of a batch predict. Each is compiled when it is needed.
+# Shares of a row's positions to read out. A batch uses the smallest one that
+# holds the predictions of its rows; each is compiled on first use.
 _READ_OUT = (1 / 8, 1 / 2, 1)
 
 FIELDS = field.section(
@@ -40,11 +40,11 @@ FIELDS = field.section(
 
 
 class Scorer:
-  """Scores passages in one way, queries packed into rows of training's size."""
+  """Scores passages by one method; rows have the same size as in training."""
 
   def __init__(
     self,
-    kind: queries_lib.Kind,
+    method: scoring_methods.Method,
     objective: types.Objective,
     model: types.Model,
     mesh: jax.sharding.Mesh,
@@ -53,31 +53,35 @@ class Scorer:
     samples: int = 64,
     one_a_row: bool = False,
   ):
-    """Compiles nothing yet.
+    """Stores the settings; compilation happens on first use.
 
     Args:
-      batch_size: rows at a time, over all devices.
-      samples: of a window, where it is sampled.
-      one_a_row: what computes attention does not keep segments apart.
+      method: scoring method.
+      objective, model: objective and model to score with.
+      mesh: devices.
+      batch_size: rows per batch, over all devices.
+      samples: number of samples per window, for sampled methods.
+      one_a_row: puts a single query into each row, for attention kernels that
+        ignore segments.
 
     Raises:
       UserError: rows are too short for any window.
     """
-    self.kind, self._objective = kind, objective
+    self.method, self._objective = method, objective
     self._mesh, self._batch_size = mesh, batch_size
     self._samples, self._one_a_row = samples, one_a_row
-    self._room = queries_lib.room(kind, objective)
+    self._limits = scoring_methods.limits(method, objective)
     self._read = jax.jit(
       _make_read(model), out_shardings=sharding.replicated(mesh)
     )
 
   def count(self, lengths: Iterable[tuple[int, int]]) -> int:
-    """Queries of passages, from their numbers of given and of scored ids."""
+    """Number of queries of passages of (context ids, scored ids)."""
     return sum(
-      self.kind.count(stop - scored, self._samples)
+      self.method.count(stop - scored, self._samples)
       for context, n in lengths
-      for _, scored, stop in passages_lib.spans(
-        context, context + n, self._room
+      for _, scored, stop in passages_lib.cut_windows(
+        context, context + n, self._limits
       )
     )
 
@@ -89,21 +93,23 @@ class Scorer:
     *,
     advance: Callable[[int], None] = lambda queries: None,
   ) -> passages_lib.Score:
-    """The sums over all passages, and over those of each source.
+    """Returns the sums over all passages, and over those of each source.
 
     Args:
-      allowed_V: see `scoring.allowed_ids`.
-      advance: is told how many queries were answered since the last call.
+      params: parameters of the model.
+      passages: passages to score.
+      allowed_V: ids that can be text, see `Tokenizer.allowed_ids`.
+      advance: called with the number of queries scored since the last call.
     """
-    score, of_source = passages_lib.Score(), {}
+    score, by_source = passages_lib.Score(), {}
     for parts in self.batches(params, passages, allowed_V, advance=advance):
       for part in parts:
         score = score.add(part)
         source = part.passage.source
-        of_source[source] = of_source.get(source, passages_lib.Score()).add(
+        by_source[source] = by_source.get(source, passages_lib.Score()).add(
           part
         )
-    return dataclasses.replace(score, of_source=of_source)
+    return dataclasses.replace(score, by_source=by_source)
 
   def batches(
     self,
@@ -113,24 +119,24 @@ class Scorer:
     *,
     advance: Callable[[int], None] = lambda queries: None,
   ) -> Iterator[list[passages_lib.Part]]:
-    """What the windows cost, in order, as they are answered.
+    """Yields the scores of the windows, in order, as they become available.
 
-    Holds little more than a batch besides the passages that it is of.
+    Keeps little more than one batch in memory.
     """
     capacity = self._objective.capacity
     enough = self._batch_size * capacity.positions
     windows: collections.deque[_Window] = collections.deque()
-    waiting: list[_Asked] = []
+    waiting: list[_Pending] = []
     positions = 0
     for window in self._windows(passages):
       windows.append(window)
-      waiting += window.asked()
-      positions += sum(asked.size.positions for asked in window.asked())
+      waiting += window.pending()
+      positions += sum(pending.size.positions for pending in window.pending())
       if positions >= enough:
-        waiting = self._answer(params, waiting, allowed_V, advance)
-        positions = sum(asked.size.positions for asked in waiting)
+        waiting = self._score(params, waiting, allowed_V, advance)
+        positions = sum(pending.size.positions for pending in waiting)
         yield self._complete(windows)
-    self._answer(params, waiting, allowed_V, advance, last=True)
+    self._score(params, waiting, allowed_V, advance, last=True)
     yield self._complete(windows)
 
   def _windows(
@@ -139,36 +145,36 @@ class Scorer:
     for number, passage in enumerate(passages):
       before = len(passage.context)
       ids = np.concatenate([passage.context, passage.scored]).astype(np.int32)
-      for start, first, stop in passages_lib.spans(
-        before, len(ids), self._room
+      for start, first, stop in passages_lib.cut_windows(
+        before, len(ids), self._limits
       ):
-        queries = self.kind.queries(
+        queries = self.method.queries(
           self._objective,
           ids[start:first],
           ids[first:stop],
           self._samples,
-          # The same for every run and batch size.
+          # Independent of the run and the batch size.
           np.random.default_rng([number, first]),
         )
         for query in queries:
-          queries_lib.check(query, ids[first:stop])
+          scoring_methods.check(query, ids[first:stop])
         yield _Window(passage, first - before, stop - first, queries)
 
   def _complete(self, windows) -> list[passages_lib.Part]:
-    """Takes away the first windows, up to one that still waits."""
+    """Removes the first windows, up to one that still waits for scores."""
     parts = []
     while windows and windows[0].is_complete():
-      parts.append(windows.popleft().part(sampled=self.kind.sampled))
+      parts.append(windows.popleft().part(sampled=self.method.sampled))
     return parts
 
-  def _answer(
+  def _score(
     self, params, waiting, allowed_V, advance, *, last: bool = False
-  ) -> list['_Asked']:
-    """Answers whole batches of rows, at last all; what still waits."""
+  ) -> list['_Pending']:
+    """Scores full batches, or all if `last`; returns the remaining queries."""
     if self._one_a_row:
       rows = [[number] for number in range(len(waiting))]
     else:
-      sizes = [asked.size for asked in waiting]
+      sizes = [pending.size for pending in waiting]
       rows = packing.first_fit(
         sizes, dataclasses.replace(self._objective.capacity, predictions=0)
       )
@@ -176,23 +182,27 @@ class Scorer:
     now = len(rows) if last else whole
     for first in range(0, now, self._batch_size):
       batch = rows[first : first + self._batch_size]
-      self._answer_batch(
+      self._score_batch(
         params, [[waiting[i] for i in row] for row in batch], allowed_V
       )
       advance(sum(map(len, batch)))
     left = sorted(itertools.chain.from_iterable(rows[now:]))
     return [waiting[i] for i in left]
 
-  def _answer_batch(self, params, rows: list[list['_Asked']], allowed_V):
-    most = max(sum(asked.size.predictions for asked in row) for row in rows)
+  def _score_batch(self, params, rows: list[list['_Pending']], allowed_V):
+    max_predictions = max(
+      sum(pending.size.predictions for pending in row) for row in rows
+    )
     tokens = self._objective.capacity.tokens
     capacity = dataclasses.replace(
       self._objective.capacity,
       predictions=next(
-        p for p in (math.ceil(x * tokens) for x in _READ_OUT) if p >= most
+        p
+        for p in (math.ceil(x * tokens) for x in _READ_OUT)
+        if p >= max_predictions
       ),
     )
-    examples = [[asked.query.example for asked in row] for row in rows]
+    examples = [[pending.query.example for pending in row] for row in rows]
     examples += [[]] * (self._batch_size - len(rows))
     local = sharding.local_rows(self._mesh, self._batch_size)
     batch = packing.stack(
@@ -202,51 +212,53 @@ class Scorer:
       ]
     )
     batch = sharding.put_batch(self._mesh, batch, self._batch_size)
-    answers = jax.device_get(self._read(params, batch, allowed_V))
-    # Rows of padding are behind those that were asked.
-    for row, bits_P, mass_P in zip(rows, *answers, strict=False):
+    found = jax.device_get(self._read(params, batch, allowed_V))
+    # Rows of padding follow the rows of queries.
+    for row, bits_P, mass_P in zip(rows, *found, strict=False):
       start = 0
-      for asked in row:
-        stop = start + asked.size.predictions
-        asked.answer(bits_P[start:stop], mass_P[start:stop])
+      for pending in row:
+        stop = start + pending.size.predictions
+        pending.add(bits_P[start:stop], mass_P[start:stop])
         start = stop
 
 
 def make(
-  kind: queries_lib.Kind,
+  method: scoring_methods.Method,
   objective: types.Objective,
   model: types.Model,
   mesh: jax.sharding.Mesh,
   config,
 ) -> Scorer:
-  """A scorer of this kind, for a resolved config."""
+  """Builds the scorer of a method, for a resolved config."""
   return Scorer(
-    kind,
+    method,
     objective,
     model,
     mesh,
     batch_size=config.evaluate.batch_size,
     samples=config.evaluate.bound_samples,
-    # Then an attention kernel may be chosen that knows no segments.
+    # The attention kernel chosen for such a run may ignore segments.
     one_a_row=config.data.cross_document_attention,
   )
 
 
 class _Window:
-  """Scored ids [first, first + n) of a passage, and the answers about them."""
+  """Scored ids [first, first + n) of a passage, and their scores so far."""
 
   def __init__(self, passage, first: int, n: int, queries):
     self._passage, self._first = passage, first
     self._bits_n, self._mass_n = np.zeros((2, n))
-    # Of each query, its part of the window's bits.
+    # Bits that each query contributes to the window.
     self._bits_q = np.zeros(len(queries))
-    self._asked = [_Asked(self, i, query) for i, query in enumerate(queries)]
+    self._pending = [
+      _Pending(self, i, query) for i, query in enumerate(queries)
+    ]
     self._open = len(queries)
 
-  def asked(self) -> list['_Asked']:
-    return self._asked
+  def pending(self) -> list['_Pending']:
+    return self._pending
 
-  def answer(self, index: int, query: queries_lib.Query, bits_k, mass_k):
+  def add(self, index: int, query: scoring_methods.Query, bits_k, mass_k):
     bits_k = bits_k.astype(np.float64) * query.factor
     self._bits_n[query.places_k] += bits_k
     self._mass_n[query.places_k] += mass_k.astype(np.float64) * query.factor
@@ -264,12 +276,12 @@ class _Window:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Asked:
-  """A query of a window that waits for its answer."""
+class _Pending:
+  """A query of a window that waits for its scores."""
 
   window: _Window
   index: int
-  query: queries_lib.Query
+  query: scoring_methods.Query
 
   @functools.cached_property
   def size(self) -> types.Size:
@@ -281,16 +293,17 @@ class _Asked:
       predictions=len(self.query.places_k),
     )
 
-  def answer(self, bits_k: np.ndarray, mass_k: np.ndarray):
-    self.window.answer(self.index, self.query, bits_k, mass_k)
+  def add(self, bits_k: np.ndarray, mass_k: np.ndarray):
+    self.window.add(self.index, self.query, bits_k, mass_k)
 
 
 def _variance(bits_q: np.ndarray) -> float:
-  """Of the sum of a window's samples, one a stratum, from neighbours.
+  """Variance of the sum of a window's samples, one per stratum.
 
-  The mean of the strata's variances is at most half of the mean square of
-  successive differences, which hold the strata's distance, too (Wolter 2007,
-  Introduction to Variance Estimation, section 8.2).
+  Estimated from neighbouring strata: the mean of the variances within strata is
+  at most half of the mean square of successive differences, which include the
+  differences between strata (Wolter 2007, Introduction to Variance Estimation,
+  section 8.2).
   """
   n = len(bits_q)
   return float(n * np.sum(np.diff(bits_q) ** 2) / (2 * (n - 1)))

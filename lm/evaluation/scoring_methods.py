@@ -1,7 +1,7 @@
-"""What a model is asked about a window of text, by each way of scoring.
+"""Scoring methods: the examples whose predictions score a window of text.
 
 A window (context, scored ids) becomes queries: Examples in the format that the
-objective trains, each with weights where some of the scored ids are predicted.
+objective trains, with weights where some of the scored ids are predicted.
 """
 
 import dataclasses
@@ -17,11 +17,11 @@ from lm.objectives import diffusion, masked
 
 @dataclasses.dataclass(frozen=True)
 class Query:
-  """A question about some of a window's scored ids.
+  """An Example that predicts some of the scored ids of a window.
 
-  example: predicts them where it has weights, in their order.
-  places_k: which of the scored ids these are.
-  factor: of their bits in those of the window.
+  example: predicts these ids, in order, where its weights are not 0.
+  places_k: their indices among the scored ids.
+  factor: weight of their bits in the bits of the window.
   """
 
   example: types.Example
@@ -30,15 +30,16 @@ class Query:
 
 
 @dataclasses.dataclass(frozen=True)
-class Kind:
-  """A way of scoring.
+class Method:
+  """A scoring method.
 
-  queries(objective, context, scored, samples, rng): those of a window.
-  meaning: for people.
-  chain: one query a window, in which each id has bits of its own, given those
-    before it; by the chain rule they add up to the bits of the text.
-  documents: whole documents are scored, too.
-  sampled: the queries of a window are samples, else, but of `chain`, one an id.
+  queries(objective, context, scored, samples, rng) -> the queries of a window.
+  meaning: description for reports.
+  chain: whether a window has one query, in which each id is predicted given the
+    ids before it; by the chain rule, their bits sum to the bits of the text.
+  documents: whether whole documents are scored, too.
+  sampled: whether the queries of a window are samples; otherwise, unless
+    `chain`, there is one query per scored id.
   """
 
   queries: Callable[..., Sequence[Query]]
@@ -48,19 +49,19 @@ class Kind:
   sampled: bool = False
 
   def count(self, n: int, samples: int) -> int:
-    """Queries of a window with n scored ids."""
+    """Number of queries of a window with n scored ids."""
     return 1 if self.chain else samples if self.sampled else n
 
 
 def continuation(objective, context, scored, samples, rng) -> list[Query]:
-  """All scored ids at once, as what continues the context."""
+  """All scored ids in one query, as the continuation of the context."""
   del samples, rng
   example = objective.continuation(context, scored)
   return [Query(example, np.arange(len(scored)))]
 
 
 def one_by_one(objective, context, scored, samples, rng) -> list[Query]:
-  """Each scored id alone behind a mask, all else of the window in sight.
+  """Each scored id alone masked, with the rest of the window visible.
 
   The pseudo-log-likelihood of Salazar et al. 2020, equation 1: the products of
   such conditionals do not sum to one over texts.
@@ -73,11 +74,11 @@ def one_by_one(objective, context, scored, samples, rng) -> list[Query]:
 
 
 def sampled_bound(objective, context, scored, samples, rng) -> list[Query]:
-  """The masked-diffusion bound as LLaDA has it (Nie et al. 2025, equation 6).
+  """The masked-diffusion bound of LLaDA (Nie et al. 2025, equation 6).
 
   -log p(scored | context) <= E over l uniform in 1..L and a uniform set of l
-  scored ids of L / l x the negative log-likelihood of that set, each given the
-  context and the ids outside of it.
+  scored ids of L / l x the negative log-likelihood of that set, each id given
+  the context and the scored ids outside the set.
   """
   del objective
   n = len(scored)
@@ -97,7 +98,7 @@ def sampled_bound(objective, context, scored, samples, rng) -> list[Query]:
 def noises(
   n: int, samples: int, rng: np.random.Generator
 ) -> Iterator[np.ndarray]:
-  """Sets of ids to mask, bool [n]: their sizes are stratified over 1..n."""
+  """Random sets of ids to mask, bool [n], of sizes stratified over 1..n."""
   for sample in range(samples):
     size = int(n * (sample + rng.random()) / samples) + 1
     noise_n = np.zeros(n, bool)
@@ -105,44 +106,44 @@ def noises(
     yield noise_n
 
 
-# What an Objective names as its scorer; 'none' is no entry.
-KINDS = {
-  'exact': Kind(continuation, 'left to right', chain=True, documents=True),
-  'conditional': Kind(
-    continuation, 'what follows, given what is before, as trained', chain=True
+# Values of `Objective.scorer`, except 'none'.
+METHODS = {
+  'exact': Method(continuation, 'left to right', chain=True, documents=True),
+  'conditional': Method(
+    continuation, 'the continuation given the context, as trained', chain=True
   ),
-  'blocks': Kind(
+  'blocks': Method(
     continuation,
-    'in blocks of a mean span, each the last span, given all before it',
+    'in blocks of the mean span length, each given all text before it',
     chain=True,
   ),
-  'left_to_right': Kind(
+  'left_to_right': Method(
     continuation,
-    'each token at a mask with nothing to its right, which was not trained',
+    'each token at a mask with nothing to its right, a format not trained',
     chain=True,
   ),
-  'bound': Kind(
+  'bound': Method(
     sampled_bound, 'an upper bound, estimated from samples', sampled=True
   ),
 }
-PSEUDO = Kind(one_by_one, 'not a likelihood, each token given all others')
+PSEUDO = Method(one_by_one, 'not a likelihood, each token given all others')
 NONE = 'none'
 
 
 def has_pseudo(objective: types.Objective) -> bool:
-  """Whether tokens are predicted with what is on both sides in sight."""
+  """Whether tokens are predicted from the context on both sides."""
   return objective.attention == 'bidirectional'
 
 
-def room(kind: Kind, objective: types.Objective) -> passages.Room:
-  """What fits a window, from what a query of one id given one id takes.
+def limits(method: Method, objective: types.Objective) -> passages.Limits:
+  """Limits of a window, derived from the size of a query of one id given one.
 
   Raises:
-    UserError: nothing does.
+    UserError: rows are too short for any window.
   """
   one = np.array([tokenizer.FIRST_BYTE], np.int32)
   rng = np.random.default_rng(0)
-  example = kind.queries(objective, one, one, 1, rng)[0].example
+  example = method.queries(objective, one, one, 1, rng)[0].example
   capacity = objective.capacity
   if example.encoder_tokens_M is None:
     both = context = scored = capacity.tokens - len(example.tokens_L) + 2
@@ -155,17 +156,17 @@ def room(kind: Kind, objective: types.Objective) -> passages.Room:
       f'data.sequence_length gives rows of {capacity.positions} positions, in '
       'which no text can be scored; give a larger one'
     )
-  if kind.chain and objective.scored_at_once:
+  if method.chain and objective.scored_at_once:
     scored = min(scored, objective.scored_at_once)
-  return passages.Room(context, scored, both)
+  return passages.Limits(context, scored, both)
 
 
 def check(query: Query, scored_n: np.ndarray):
-  """Raises ValueError unless an objective's Example predicts what is asked."""
+  """Raises ValueError unless the Example predicts the ids of its query."""
   example = query.example
   targets_k = example.targets_L[example.weights_L > 0]
   if not np.array_equal(targets_k, scored_n[query.places_k]):
     raise ValueError(
-      f'an example that is to predict the ids {scored_n[query.places_k]} '
+      f'the example is to predict the ids {scored_n[query.places_k]}, but '
       f'predicts {targets_k}'
     )

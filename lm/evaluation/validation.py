@@ -1,4 +1,4 @@
-"""The objective's own loss on held-out rows, and where in them it lies."""
+"""Validation: the loss of the objective on held-out rows, and its breakdown."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from lm.models import readout
 from lm.runtime import sharding
 from lm.training import metrics, step
 
-# Equal parts of the window, and of the shares of text that can be masked.
+# Numbers of bins of the position in a segment, and of its masked share.
 POSITIONS, RATIOS = 8, 10
 
 FIELDS = field.section(
@@ -25,11 +25,11 @@ FIELDS = field.section(
 
 
 class Validation:
-  """Reads validation rows, the same corruption of the same chunks each time.
+  """Evaluates validation rows, with the same corruption at each call.
 
-  Drawn anew, corruption would add more noise than what is looked for.
+  Fresh corruption would add more noise than the differences to be measured.
 
-  left_out: what to say of pairs that do not fit a row.
+  left_out: message about the pairs that do not fit a row.
   """
 
   def __init__(
@@ -45,7 +45,7 @@ class Validation:
     self._rows = packing.Rows(
       split,
       objective,
-      # Not the run's: runs of several seeds are measured on the same rows.
+      # Runs of different seeds are evaluated on the same rows.
       seed=0,
       cross_document_attention=config.data.cross_document_attention,
     )
@@ -59,13 +59,16 @@ class Validation:
     )
 
   def __call__(self, params: types.Params) -> dict[str, Any]:
-    """The figures of a validation line.
+    """Returns the figures of a validation line.
 
-    `loss` and `loss/NAME` in nats; `bits_by_position`: bits of a predicted
-    token, by its place in the window; where tokens are masked
-    `loss_by_masking_ratio`: nats of a predicted token, by the share of its
-    segment's text that is predicted. Both are means of equal parts, None where
-    nothing is predicted. `perplexity`, where the loss is that of a text.
+    loss, loss/NAME: nats.
+    bits_by_position: mean bits per predicted token, by position in the segment.
+    loss_by_masking_ratio: mean nats per predicted token, by the share of the
+      text of its segment that is predicted; only if tokens are masked.
+    perplexity: only if the loss is the negative log-likelihood of a text.
+
+    The two lists hold a mean for each of several equal bins, of the length of a
+    row or of the share; None if the bin has no predicted token.
     """
     terms: dict[str, np.ndarray] = {}
     parts: dict[str, np.ndarray] = {}
@@ -86,9 +89,10 @@ class Validation:
       {name: pair.tolist() for name, pair in terms.items()},
       self._objective.coefficients,
     )
-    # The exponential of anything else than a text's likelihood, as of tokens
-    # at masks, is no perplexity.
-    if self._objective.scorer == 'exact' and len(terms) == 1 and values:
+    # Only the exponential of a text's negative log-likelihood is a perplexity;
+    # a loss on masked tokens is not one.
+    trained = terms.keys() & self._objective.coefficients.keys()
+    if self._objective.scorer == 'exact' and len(trained) == 1 and values:
       values['perplexity'] = math.exp(min(values['loss'], 700.0))
     return values | _means(parts)
 
@@ -104,12 +108,12 @@ def _means(parts: Mapping[str, np.ndarray]) -> dict[str, list[float | None]]:
 
 
 def _make_step(objective: types.Objective, model: types.Model, chunk: int):
-  """(params, batch) -> terms, and sums and weights [2, parts] by name."""
+  """Returns (params, batch) -> (terms, {name: sums and weights [2, bins]})."""
   evaluate = step.make_evaluate_step(objective, model)
 
   def run(params, batch: types.Batch):
-    # XLA computes once what this has in common with the loss of the objective;
-    # only a readout in chunks is done twice.
+    # XLA shares the common computation with the loss of the objective; only a
+    # readout in chunks is computed twice.
     log_p_BxP, _ = model.token_log_probs(
       params, batch, chunk=chunk or batch.tokens_BxL.shape[1]
     )
@@ -135,7 +139,7 @@ def _make_step(objective: types.Objective, model: types.Model, chunk: int):
 
 
 def masking_ratio_tenths(batch: types.Batch) -> jax.Array:
-  """int [B, L]: tenths of a segment's text that are predicted, 9 at most.
+  """Tenths of the text of its segment that are predicted; int [B, L], 0 to 9.
 
   3 of 10 tokens -> 3; all of them -> 9
   """
@@ -143,21 +147,24 @@ def masking_ratio_tenths(batch: types.Batch) -> jax.Array:
     batch.segment_BxL > 0
   )
   masked_BxL = text_BxL & (batch.weights_BxL > 0)
-  most = batch.targets_BxL.shape[1] + 1
+  num_segments = batch.targets_BxL.shape[1] + 1
 
-  def of_segments(counted_L, segment_L):
-    counts = jax.ops.segment_sum(counted_L.astype(jnp.int32), segment_L, most)
+  def count_in_segment(counted_L, segment_L):
+    counts = jax.ops.segment_sum(
+      counted_L.astype(jnp.int32), segment_L, num_segments
+    )
     return counts[segment_L]
 
   masked_BxL, text_BxL = (
-    jax.vmap(of_segments)(x, batch.segment_BxL) for x in (masked_BxL, text_BxL)
+    jax.vmap(count_in_segment)(x, batch.segment_BxL)
+    for x in (masked_BxL, text_BxL)
   )
   tenths_BxL = masked_BxL * RATIOS // jnp.maximum(text_BxL, 1)
   return jnp.minimum(tenths_BxL, RATIOS - 1)
 
 
 def _sums(values_BxP, predicted_BxP, part_BxL, count, batch) -> jax.Array:
-  """Sums and numbers of the predicted positions in each part, [2, count]."""
+  """Sums and counts of the predicted positions in each bin, [2, count]."""
   part_BxP = readout.at_predictions(part_BxL, batch)
   in_part_BxPxC = jax.nn.one_hot(part_BxP, count) * predicted_BxP[:, :, None]
   return jnp.stack(

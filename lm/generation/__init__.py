@@ -1,1 +1,1 @@
-"""Prompts to text, by every strategy that an objective allows."""
+"""Text generation from prompts, with the strategies that objectives allow."""

@@ -1,7 +1,7 @@
-"""Beam search for the likeliest continuation, as one compiled loop.
+"""Beam search for the most probable continuation, as one compiled loop.
 
-Axes besides the project's legend: `J` beams, `R` = B x J rows of the cache, `T`
-ids of the longest continuation.
+Axes in addition to those of `types.py`: `J` beams, `R` = B x J rows of the
+cache, `T` ids of the longest continuation.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ FIELDS = field.section(
 
 
 def length_penalty(length: jax.Array, alpha: float) -> jax.Array:
-  """What a log-probability is divided by (Wu et al. 2016, equation 14).
+  """Divisor of log-probabilities in scores (Wu et al. 2016, equation 14).
 
   alpha 0: 1 for every length. alpha 1: 1 for one id, 2 for seven.
   """
@@ -60,8 +60,9 @@ def length_penalty(length: jax.Array, alpha: float) -> jax.Array:
 class Found:
   """The best continuation of each row.
 
-  ids_BxT: EOS included, zeros after it. length_B: how many ids. score_B:
-  their log-probability divided by the length penalty.
+  ids_BxT: int32, its ids with EOS, followed by zeros.
+  length_B: int32, its number of ids.
+  score_B: float32, its log-probability divided by the length penalty.
   """
 
   ids_BxT: jax.Array
@@ -72,9 +73,16 @@ class Found:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _State:
-  """Continuations that go on, and the best of those that have ended.
+  """Active beams, and the best of the continuations that have ended.
 
-  length: ids in each that goes on. ended_B: how many have ended.
+  length: number of ids in each beam.
+  ids_BxJxT: ids of the beams.
+  log_p_BxJ: log-probabilities of the beams.
+  seen_RxV: ids that occur in the prompt or in the beam.
+  cache: cache of the model, with R rows.
+  best: best continuation that has ended.
+  ended_B: number of continuations that have ended.
+  done_B: whether the search of the row is done.
   """
 
   length: jax.Array
@@ -97,21 +105,24 @@ def make_search(
   alpha: float,
   repetition_penalty: float,
 ) -> Callable[[types.Params, Any, jax.Array], Found]:
-  """(params, batch of prompts, limit [B]) -> `Found`, not yet compiled.
+  """Returns (params, batch of prompts, limit [B]) -> `Found`, not compiled.
 
-  A continuation ends in EOS, or with its `limit`-th id. At each step the
-  `beams` likeliest one-id extensions of what goes on are looked at: those that
-  end are compared by their score, and the likeliest others go on, as many as
-  `beams`. A row is done when as many have ended, or when none that goes on can
-  score higher. With one beam this is greedy decoding; with V^(T-1) beams
-  nothing is left out.
+  A continuation ends with EOS, or with its `limit`-th id. Each step extends the
+  beams by one id. Among the `beams` most probable extensions, those that end
+  are compared by score; the `beams` most probable others become the new beams.
+  A row is done when `beams` continuations have ended, or when no beam can reach
+  a higher score. With one beam this is greedy decoding; with V^(T-1) beams the
+  search is exhaustive.
 
   Args:
-    context: positions that the cache has room for.
-    max_tokens: the largest limit, T.
-    alpha: of the length penalty, at least 0.
+    model: model to search with.
+    allowed_V: bool, ids that may be generated.
+    context: number of positions in the cache.
+    beams: number of beams, J.
+    max_tokens: upper bound of the limits, T.
+    alpha: exponent of the length penalty, at least 0.
     repetition_penalty: lowers ids of the prompt and of the continuation in
-      every distribution, see `sampling.penalize`; the score is of what is left.
+      every distribution, see `sampling.penalize`; scores include its effect.
   """
   return _Search(
     model=model,
@@ -126,7 +137,7 @@ def make_search(
 
 @dataclasses.dataclass(frozen=True)
 class _Search:
-  """The settings of `make_search`, and the loop that they make."""
+  """The search loop, with the settings of `make_search`."""
 
   model: types.Model
   allowed_V: jax.Array
@@ -159,7 +170,7 @@ class _Search:
     state = _State(
       length=jnp.zeros((), jnp.int32),
       ids_BxJxT=jnp.zeros((B, J, T), jnp.int32),
-      # One continuation, of no id; the others are impossible.
+      # Only the first beam is possible: the empty continuation.
       log_p_BxJ=jnp.full((B, J), -jnp.inf).at[:, 0].set(0.0),
       seen_RxV=jnp.repeat(seen_BxV, J, axis=0),
       cache=jax.tree.map(lambda x: jnp.repeat(x, J, axis=0), cache),
@@ -170,9 +181,9 @@ class _Search:
     return state, jnp.repeat(hidden_BxD, J, axis=0)
 
   def _select(self, params, state, hidden_RxD, limit_B):
-    """Looks at every extension by one id, ends some and keeps J."""
+    """Extends the beams by one id, ends some of them, and keeps J."""
     B, J, length = len(limit_B), self.J, state.length + 1
-    log_p_Bx2J, parent_Bx2J, id_Bx2J = self._likeliest(
+    log_p_Bx2J, parent_Bx2J, id_Bx2J = self._best_extensions(
       params, state, hidden_RxD, B
     )
     last_B = length >= limit_B
@@ -192,9 +203,10 @@ class _Search:
     )
     ids_BxJxT = ids_BxJxT.at[:, :, state.length].set(id_BxJ)
     rows_R = (jnp.arange(B)[:, None] * J + parent_BxJ).reshape(-1)
-    seen_RxV = sampling.see(state.seen_RxV[rows_R], id_BxJ.reshape(-1))
+    seen_RxV = sampling.mark_seen(state.seen_RxV[rows_R], id_BxJ.reshape(-1))
     ended_B = state.ended_B + jnp.sum(ending_BxJ, axis=1)
-    # Probabilities only fall and the penalty only grows: no score above this.
+    # Log-probabilities only fall and the penalty only grows, so no beam can
+    # reach a score above this.
     reach_B = log_p_BxJ[:, 0] / length_penalty(limit_B, self.alpha)
     return _State(
       length=length,
@@ -207,13 +219,13 @@ class _Search:
       done_B=state.done_B | last_B | (ended_B >= J) | (best.score_B >= reach_B),
     )
 
-  def _likeliest(self, params, state, hidden_RxD, B: int):
-    """Of all extensions by one id the 2J likeliest, of fewer all.
+  def _best_extensions(self, params, state, hidden_RxD, B: int):
+    """The 2J most probable extensions by one id, or all if there are fewer.
 
-    At most J of them end in EOS, one a beam: J that go on are among them.
+    At most J of them end with EOS, one per beam, so at least J do not.
 
     Returns:
-      Log-probability, beam that is extended, id; each [B, 2J].
+      Log-probability, extended beam and new id; each [B, 2J].
     """
     J, V = self.J, len(self.allowed_V)
     logits_RxV = sampling.readout(
@@ -240,7 +252,7 @@ class _Search:
 
 
 def _best(state, length, alpha, log_p_Bx2J, parent_Bx2J, id_Bx2J, ending_BxJ):
-  """The best that has ended, with those that end in their `length`-th id."""
+  """Updates the best continuation with those that end at `length` ids."""
   J = ending_BxJ.shape[1]
   log_p_BxJ = jnp.where(ending_BxJ, log_p_Bx2J[:, :J], -jnp.inf)
   place_Bx1 = jnp.argmax(log_p_BxJ, axis=1)[:, None]

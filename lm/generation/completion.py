@@ -1,4 +1,4 @@
-"""What the ways to generate have in common: prompts in batches, and results."""
+"""Base classes of the generation strategies: completers and completions."""
 
 import abc
 import dataclasses
@@ -13,7 +13,7 @@ from lm import field, types
 from lm.data import packing
 from lm.generation import sampling
 
-# What `batch` tells a prompt's place in its group and new text of it.
+# Callback of `batch`: (index of a prompt in its group, new text of it).
 OnText = Callable[[int, str], None]
 
 FIELDS = field.section(
@@ -48,11 +48,11 @@ FIELDS = field.section(
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-  """What was generated for a prompt.
+  """Text generated for a prompt.
 
-  text: what a reader wants; what of the prompt it holds is up to the way.
-  ids: what was drawn for it, without the EOS that ends it.
-  dropped_bytes: bytes that formed no character and were left out.
+  text: the generated text; some strategies include the prompt.
+  ids: generated ids, without the final EOS.
+  dropped_bytes: number of bytes dropped because they form no character.
   """
 
   text: str
@@ -61,54 +61,52 @@ class Completion:
 
   @property
   def tokens(self) -> int:
-    """Ids that were drawn."""
+    """Number of generated ids."""
     return len(self.ids)
 
   def note(self) -> str:
-    """How it ended and what was left out, for people."""
+    """Describes how the text ended and what was dropped."""
     dropped = ''
     if self.dropped_bytes:
-      dropped = (
-        f'; {self.dropped_bytes} byte(s) that form no character left out'
-      )
+      dropped = f'; {self.dropped_bytes} byte(s) that form no character dropped'
     return f'{self.tokens} tokens{self.ending()}{dropped}'
 
   def ending(self) -> str:
-    """Why there is no more of it."""
+    """Reason why the text ended."""
     return ''
 
   def shown(self) -> str:
-    """The text with all that there is to see besides."""
+    """The text, with further results if there are any."""
     return self.text
 
 
 class Completer(abc.ABC):
-  """A way to generate; compiles once for each size of a batch.
+  """A generation strategy for a loaded model; compiles once per batch size.
 
-  A sample is a function of the model, `generate.seed`, the prompt and the
-  number of the sample, and not of what is generated beside it.
+  A sample depends only on the model, `generate.seed`, the prompt and the number
+  of the sample, not on the rest of the batch.
   """
 
   def __init__(self, settings):
-    """`settings` are the section `generate` of a config."""
+    """Stores the settings, the section `generate` of a config."""
     self._settings = settings
 
   @property
   def batch_size(self) -> int:
-    """Prompts that are read together."""
+    """Maximum number of rows in a batch."""
     return self._settings.batch_size
 
   @property
   def samples_per_prompt(self) -> int:
-    """Completions of each prompt; one where all would be the same."""
+    """Number of completions per prompt; 1 if all would be equal."""
     return self._settings.samples_per_prompt or 1
 
   @abc.abstractmethod
   def encode(self, prompt: str) -> Any:
-    """What `batch` reads of a prompt.
+    """Encodes a prompt for `batch`.
 
     Raises:
-      UserError: nothing can be generated for such a prompt.
+      UserError: the strategy does not accept the prompt.
     """
 
   @abc.abstractmethod
@@ -119,18 +117,18 @@ class Completer(abc.ABC):
     *,
     on_text: OnText = lambda row, text: None,
   ) -> list[Completion]:
-    """Completes one batch of encoded prompts together.
+    """Completes one batch of encoded prompts.
 
     Args:
       group: at most `batch_size` encoded prompts.
-      samples: the number of each one's sample, on which its draws depend;
-        0 for all where left out.
-      on_text: is given a prompt's place in the group and text to be shown
-        behind `beginning`, as it comes.
+      samples: number of each prompt's sample, on which its random draws depend
+        (default: 0 for all).
+      on_text: called with the index of a prompt in the group and new text to be
+        shown after `beginning`, as soon as it is generated.
     """
 
   def beginning(self, prompt: str) -> str:
-    """What is shown of a prompt before its completion comes."""
+    """Text shown before the completion of a prompt."""
     del prompt
     return ''
 
@@ -138,7 +136,7 @@ class Completer(abc.ABC):
     """Completes each prompt `samples_per_prompt` times, in batches.
 
     Returns:
-      All samples of the first prompt, then those of the second, ...
+      All samples of the first prompt, then all of the second, and so on.
     """
     encoded = [self.encode(prompt) for prompt in prompts]
     rows = list(itertools.product(encoded, range(self.samples_per_prompt)))
@@ -149,17 +147,19 @@ class Completer(abc.ABC):
     return completions
 
 
-def rows_of(
+def make_batch(
   examples: Sequence[types.Example],
   size: int,
   capacity: types.Size,
   arrays: Sequence[str],
 ) -> types.Batch:
-  """A batch with an example a row; after the last, the first one again.
+  """Builds a batch with one example per row, padded with copies of the first.
 
   Args:
-    size: rows of the batch.
-    arrays: see `types.Objective`.
+    examples: at most `size` examples.
+    size: number of rows.
+    capacity: capacity of a row.
+    arrays: names of optional arrays, see `types.Objective`.
   """
   rows = [packing.pack([example], capacity, arrays) for example in examples]
   return packing.stack([*rows, *[rows[0]] * (size - len(rows))])
@@ -170,7 +170,7 @@ def draw_names(
   samples: Sequence[int] | None,
   size: int,
 ) -> np.ndarray:
-  """What tells the draws of each row from those of others; uint32 [B, 2]."""
+  """Numbers that identify the random draws of each row; uint32 [B, 2]."""
   names = [
     (zlib.crc32(_read(example).astype('<i4').tobytes()), sample)
     for example, sample in zip(

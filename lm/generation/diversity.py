@@ -1,9 +1,9 @@
-"""How varied, how repetitive and how long texts are.
+"""Diversity, repetition and length of texts.
 
-The units are words as `lm/data/text/words.py` finds them, without the blanks
-before them: runs of letters and digits, runs of punctuation, and in scripts
-that put no blank between words, Chinese among them, single characters. Line
-ends do not count. Upper and lower case differ.
+Texts are split into words by `lm/data/text/words.py`, without the spaces before
+them: runs of letters and digits, runs of punctuation, and single characters in
+scripts without spaces between words, such as Chinese. Line ends are ignored.
+Words are case-sensitive.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,17 +12,20 @@ from lm.data.text import words
 
 REPETITION = 4
 
-# Name -> label and meaning, for people.
+# Name of a figure -> label and meaning in reports.
 NAMES = {
-  'distinct_1': ('distinct-1', 'Different words, a share of all words.'),
+  'distinct_1': ('distinct-1', 'Distinct words, as a share of all words.'),
   'distinct_2': (
     'distinct-2',
-    'Different pairs of words, a share of all words.',
+    'Distinct pairs of words, as a share of all words.',
   ),
-  'distinct_3': ('distinct-3', 'Different word triples, a share of all words.'),
+  'distinct_3': (
+    'distinct-3',
+    'Distinct triples of words, as a share of all words.',
+  ),
   'repetition_4': (
     'repetition-4',
-    'Share of runs of four words that their text had before; mean over texts.',
+    'Share of 4-grams of words that repeat one of their text; mean over texts.',
   ),
   'mean_words': ('words', 'Mean length in words.'),
   'mean_tokens': ('tokens', 'Mean length in tokens.'),
@@ -31,7 +34,7 @@ NAMES = {
 
 
 def split(text: str) -> list[str]:
-  """The units of a text.
+  """Splits a text into words.
 
   'Big dogs, big\\n我们' -> ['Big', 'dogs', ',', 'big', '我', '们']
   """
@@ -42,30 +45,30 @@ def split(text: str) -> list[str]:
 def distinct(texts: Iterable[str], n: int) -> float | None:
   """Distinct-n (Li et al. 2016), over all texts together.
 
-  The number of different n-grams divided by the number of words. It falls as
-  text grows: only amounts of the same size can be compared.
+  The number of distinct n-grams divided by the number of words. It falls with
+  the amount of text: only texts of the same size can be compared.
 
   n 1, ['a b a', 'a c'] -> a, b, c of 5 words: 0.6
   n 2, ['a b a', 'a c'] -> ab, ba, ac of 5 words: 0.6
 
   Returns:
-    None where there is no word.
+    None if there are no words.
   """
-  units = [split(text) for text in texts]
-  total = sum(map(len, units))
-  found = {gram for one in units for gram in _ngrams(one, n)}
+  texts_words = [split(text) for text in texts]
+  total = sum(map(len, texts_words))
+  found = {gram for one in texts_words for gram in _ngrams(one, n)}
   return len(found) / total if total else None
 
 
 def repetition(texts: Iterable[str], n: int = REPETITION) -> float | None:
-  """Seq-rep-n (Welleck et al. 2020), a mean over texts.
+  """Seq-rep-n (Welleck et al. 2020), averaged over texts.
 
-  1 - different n-grams / n-grams, of each text alone.
+  1 - distinct n-grams / n-grams, for each text alone.
 
   n 2, ['a b a b', 'a b c'] -> 1 - 2/3 and 1 - 2/2: 1/6
 
   Returns:
-    None where no text has n words.
+    None if no text has n words.
   """
   shares = []
   for text in texts:
@@ -76,7 +79,7 @@ def repetition(texts: Iterable[str], n: int = REPETITION) -> float | None:
 
 
 def diversity(texts: Iterable[str]) -> dict[str, float]:
-  """Distinct-1 to distinct-3 and repetition, those that are defined."""
+  """Distinct-1 to distinct-3, and repetition; undefined ones are absent."""
   texts = list(texts)
   values = {f'distinct_{n}': distinct(texts, n) for n in (1, 2, 3)}
   values[f'repetition_{REPETITION}'] = repetition(texts)
@@ -97,26 +100,26 @@ def lengths(texts: Iterable[str], tokens: Iterable[int]) -> dict[str, float]:
 
 
 def cell(name: str, value: float | None) -> str:
-  """A figure of `NAMES` for people: 0.512 of a share, 91.5 of a length."""
+  """Formats a figure of `NAMES`: shares as 0.512, lengths as 91.5."""
   if value is None:
     return '–'
   return f'{value:,.1f}' if name.startswith('mean') else f'{value:.3f}'
 
 
 def table(figures: Mapping[str, float]) -> str:
-  """The figures of the samples beside the held-out text's, for a terminal."""
+  """Formats the figures of samples and held-out text for a terminal."""
   lines = [
-    f'{figures["samples_count"]} sample(s) beside what the test documents '
-    'themselves go on with',
+    f'{figures["samples_count"]} sample(s) beside the true continuations of '
+    'the test documents',
     f'  {"samples":>8}  {"held-out":>8}',
   ]
   for name, (label, _) in NAMES.items():
-    both = [figures.get(f'{whose}_{name}') for whose in ('samples', 'held_out')]
+    both = [figures.get(f'{text}_{name}') for text in ('samples', 'held_out')]
     if any(value is not None for value in both):
       cells = [cell(name, value) for value in both]
       lines.append(f'  {cells[0]:>8}  {cells[1]:>8}  {label}')
   return '\n'.join(lines)
 
 
-def _ngrams(units: list[str], n: int) -> list[tuple[str, ...]]:
-  return list(zip(*(units[i:] for i in range(n)), strict=False))
+def _ngrams(items: list[str], n: int) -> list[tuple[str, ...]]:
+  return list(zip(*(items[i:] for i in range(n)), strict=False))

@@ -1,4 +1,4 @@
-"""Spans behind sentinels: what stands for each, and the text with them."""
+"""Fills spans: generates the text of sentinels and puts it into the prompt."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,15 +10,17 @@ from lm.data import tokenizer as tokenizer_lib
 from lm.generation import completion, left_to_right, prompts
 from lm.training import loaded
 
-# What one sentinel stands for, as ids.
+# (id of a sentinel, ids of its span).
 Pair = tuple[int, tuple[int, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-  """Ids without BOS, sentinels among them, and what the model reads.
+  """A prompt with sentinels.
 
-  marks: the sentinels as they stand in the text, see `prompts.marks`.
+  ids_L: int32, its ids with sentinels, without BOS.
+  marks: the sentinels as written in the text, see `prompts.marks`.
+  example: the prompt as the model reads it.
   """
 
   ids_L: np.ndarray
@@ -27,13 +29,12 @@ class Prompt:
 
 
 @dataclasses.dataclass(frozen=True)
-class Spliced(left_to_right.Continued):
+class Spliced(left_to_right.Continuation):
   """The prompt with its spans filled in.
 
-  pairs: what was generated, a sentinel's name and the text behind it.
-  missing: sentinels of the prompt that were not generated; their names stand
-    in the text.
-  stray: ids before the first sentinel, which stand for nothing.
+  pairs: generated sentinels, by name, and the text after each.
+  missing: sentinels of the prompt that were not generated; the text keeps them.
+  stray: number of ids generated before the first sentinel, which are dropped.
   """
 
   pairs: tuple[tuple[str, str], ...]
@@ -41,24 +42,24 @@ class Spliced(left_to_right.Continued):
   stray: int
 
   def ending(self) -> str:
-    """Why there is no more of it, and what is wrong with it."""
+    """Reason why the text ended, and its defects."""
     text = ', end of the spans' if self.stop == 'end' else super().ending()
     if self.missing:
       text += f'; nothing for {", ".join(self.missing)}'
     if self.stray:
-      text += f'; {self.stray} before the first sentinel left out'
+      text += f'; {self.stray} before the first sentinel dropped'
     return text
 
   def shown(self) -> str:
-    """The text, and a line a span."""
+    """The text, followed by one line per span."""
     return '\n'.join([self.text, *(name + span for name, span in self.pairs)])
 
 
-class Spans(completion.Completer):
+class SpanFiller(completion.Completer):
   """Generates `<extra_id_0>`, its span, `<extra_id_1>`, ..., until EOS.
 
-  Nothing forces the sentinels to come, or to come in order: what comes is put
-  where its sentinel stands in the prompt.
+  Decoding is not constrained: sentinels may be missing or out of order. Each
+  span is put at the position of its sentinel in the prompt.
   """
 
   def __init__(self, run: loaded.LoadedModel):
@@ -76,18 +77,19 @@ class Spans(completion.Completer):
     self._generator = left_to_right.Generator(run, read, allowed_V)
 
   def encode(self, prompt: str) -> Prompt:
-    """A prompt with sentinels.
+    """Encodes a prompt with sentinels.
 
     Raises:
-      UserError: it has none, or not 0, 1, 2, ..., or does not fit the context.
+      UserError: there are no sentinels, they are not 0, 1, 2, ..., or the
+        prompt does not fit the context.
     """
     ids_L = prompts.encode(prompt, self._tokenizer)
     found = ids_L[prompts.is_mark(ids_L)].tolist()
     if not found or found != list(tokenizer_lib.SENTINELS)[: len(found)]:
       names = [tokenizer_lib.SPECIAL_NAMES[i] for i in found]
       raise errors.UserError(
-        f'the prompt has {", ".join(names) or "no sentinel"}; number what is '
-        f'to be found from {prompts.SENTINEL} on, in order: '
+        f'the prompt has {", ".join(names) or "no sentinel"}; number the gaps '
+        f'from {prompts.SENTINEL} on, in order: '
         f'{prompts.SENTINEL}, <extra_id_1>, ...'
       )
     marks = prompts.marks(prompt, self._tokenizer)
@@ -100,7 +102,7 @@ class Spans(completion.Completer):
     *,
     on_text: completion.OnText = lambda row, text: None,
   ) -> list[Spliced]:
-    """See `completion.Completer`; all text comes at the end."""
+    """See `completion.Completer`; yields all text at the end."""
     continued = self._generator.batch([x.example for x in group], samples)
     completions = [
       splice(prompt, one, self._tokenizer)
@@ -112,7 +114,7 @@ class Spans(completion.Completer):
 
 
 def parse(ids: Sequence[int]) -> tuple[list[int], list[Pair]]:
-  """Generated ids to what is before any sentinel, and what is behind each.
+  """Splits generated ids at sentinels: stray ids before them, and the spans.
 
   [310 S0 311 312 S1 313] -> [310], [(S0, (311, 312)), (S1, (313,))]
   """
@@ -129,17 +131,17 @@ def parse(ids: Sequence[int]) -> tuple[list[int], list[Pair]]:
 
 def splice(
   prompt: Prompt,
-  continued: left_to_right.Continued,
+  continued: left_to_right.Continuation,
   tokenizer: tokenizer_lib.Tokenizer,
 ) -> Spliced:
-  """The spans of a completion put where their sentinels stand in a prompt.
+  """Replaces the sentinels of a prompt by the generated spans.
 
   ids_L [310 S0 311 S1], completion [S0 312 S1 313 314] -> the text of
   [310 312 311 313 314]
 
-  A sentinel that does not come stays in the text; of one that comes twice, the
-  first counts. The one that closes the last span, as in T5's targets of text
-  that goes on behind it, is no pair.
+  A sentinel that was not generated stays in the text; if one was generated
+  twice, the first span counts. The sentinel that closes the last span, as in
+  T5's targets of text that continues after it, has no span of its own.
   """
   wanted = prompt.ids_L[prompts.is_mark(prompt.ids_L)].tolist()
   stray, pairs = parse(continued.ids)

@@ -1,4 +1,4 @@
-"""Text from left to right: a cache, one compiled step, and text as it comes."""
+"""Left-to-right generation with a cache and one compiled step, streamed."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ from lm.generation import beam, completion, sampling
 from lm.runtime import sharding
 from lm.training import loaded, step
 
-# Stands for what is to be predicted, which a prompt does not know.
+# Placeholder for the ids to be predicted, which a prompt does not have.
 UNKNOWN = np.array([tokenizer_lib.PAD], np.int32)
 
 FIELDS = field.section(
@@ -37,25 +37,26 @@ _REASONS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Continued(completion.Completion):
-  """What was drawn, one token after the other.
+class Continuation(completion.Completion):
+  """Text generated from left to right.
 
-  stop: `end` (EOS), `max_tokens`, or `context` when no position is left.
+  stop: reason why it ended: `end` (EOS), `max_tokens`, or `context` if no
+    position is left.
   """
 
   stop: str
 
   def ending(self) -> str:
-    """Why there is no more of it."""
+    """Reason why the text ended."""
     return f', {_REASONS[self.stop]}'
 
 
 class Generator(completion.Completer):
-  """Draws, or searches for, what follows prompts; EOS ends it.
+  """Generates the text that follows prompts, until EOS, by sampling or search.
 
-  A prompt is an Example in the format that the objective trains, in which the
-  last position is the one that predicts what follows: of a decoder that of the
-  prompt's last token, of an encoder-decoder the decoder's BOS.
+  A prompt is encoded as an Example in the format that the objective trains. Its
+  last position predicts the first new token: that of the prompt's last token in
+  a decoder, and the decoder's BOS in an encoder-decoder.
   """
 
   def __init__(
@@ -66,23 +67,24 @@ class Generator(completion.Completer):
     *,
     shows_prompt: bool = False,
   ):
-    """See `of_continuations` and `of_targets`.
+    """See also `continuation_generator` and `target_generator`.
 
     Args:
-      read: a prompt to its Example.
-      allowed_V: bool, ids that may be drawn; None: text and EOS.
-      shows_prompt: whether what is drawn goes on from the prompt's text.
+      run: model to generate with.
+      read: encodes a prompt as an Example.
+      allowed_V: bool, ids that may be generated (default: text and EOS).
+      shows_prompt: whether the generated text continues the text of the prompt.
     """
     super().__init__(run.config.generate)
     self._params, self._tokenizer = run.params, run.tokenizer
     self._read, self._shows_prompt = read, shows_prompt
-    # Nothing but the last position is read out.
+    # Only the last position is read out.
     self._capacity = dataclasses.replace(run.objective.capacity, predictions=0)
     self._arrays = run.objective.arrays
     if allowed_V is None:
       allowed_V = run.tokenizer.allowed_ids(end=True)
     settings, length = self._settings, self._capacity.tokens
-    # Every process reads the ids; where the cache lives is left to XLA.
+    # Every process reads the ids; XLA chooses the sharding of the cache.
     ids = sharding.replicated(run.mesh)
     if settings.beams > 1:
       search = beam.make_search(
@@ -103,7 +105,7 @@ class Generator(completion.Completer):
       )
 
   def encode(self, prompt: str) -> types.Example:
-    """A prompt as the model reads it.
+    """Encodes a prompt as the model reads it.
 
     Raises:
       UserError: the prompt does not fit the context.
@@ -115,15 +117,15 @@ class Generator(completion.Completer):
     return example
 
   def limit(self, example: types.Example) -> int:
-    """Tokens that can be drawn at most."""
-    return min(self._settings.max_tokens, self._room(example))
+    """Maximum number of tokens that can be generated."""
+    return min(self._settings.max_tokens, self._free_positions(example))
 
-  def _room(self, example: types.Example) -> int:
-    # The last position read can still predict one more token.
+  def _free_positions(self, example: types.Example) -> int:
+    # The last position of the prompt predicts a token, too.
     return self._capacity.tokens - len(example.tokens_L) + 1
 
   def beginning(self, prompt: str) -> str:
-    """The prompt, where its text is gone on with."""
+    """The prompt, if the generated text continues its text."""
     return prompt if self._shows_prompt else ''
 
   def batch(
@@ -132,15 +134,16 @@ class Generator(completion.Completer):
     samples: Sequence[int] | None = None,
     *,
     on_text: completion.OnText = lambda row, text: None,
-  ) -> list[Continued]:
-    """See `completion.Completer`; of beam search all text comes at the end."""
-    # One program for a lone prompt, one for any batch.
+  ) -> list[Continuation]:
+    """See `completion.Completer`; beam search yields all text at the end."""
+    # One program for a single prompt, one for any batch.
     size = self.batch_size if len(group) > 1 else 1
-    most = self._settings.max_tokens
+    max_tokens = self._settings.max_tokens
     rows = [
-      _Row(self._tokenizer, most, room) for room in map(self._room, group)
+      _Row(self._tokenizer, max_tokens, self._free_positions(example))
+      for example in group
     ]
-    batch = completion.rows_of(group, size, self._capacity, self._arrays)
+    batch = completion.make_batch(group, size, self._capacity, self._arrays)
     if self._settings.beams > 1:
       self._decode_beams(batch, rows, on_text)
     else:
@@ -149,12 +152,12 @@ class Generator(completion.Completer):
     return [row.completion() for row in rows]
 
   def _decode_draws(self, batch, names_Bx2, rows, on_text):
-    """A token of each row at a time, until all have ended."""
-    # As a Python int it would have to fit an int32. None: nothing is drawn.
+    """Samples one token per row at a time, until all rows have ended."""
+    # A Python int would have to fit an int32. The seed is None if unused.
     seed = np.uint32(self._settings.seed or 0)
     ids_B, state = self._start(self._params, batch, seed, names_Bx2)
     while True:
-      # Dispatched before the ids are read: the device does not wait for us.
+      # Dispatched before the ids are read, so that the device never waits.
       following, state = self._extend(
         self._params, state, ids_B, seed, names_Bx2
       )
@@ -164,15 +167,15 @@ class Generator(completion.Completer):
       ids_B = following
 
   def _decode_beams(self, batch, rows, on_text):
-    """All tokens at once."""
+    """Searches for all tokens at once."""
     limits = [row.limit for row in rows]
     limits += limits[:1] * (len(batch.tokens_BxL) - len(rows))
     found = self._search(self._params, batch, np.array(limits, np.int32))
     _feed(rows, np.asarray(found.ids_BxT), on_text)
 
 
-def of_continuations(run: loaded.LoadedModel) -> Generator:
-  """Goes on from a prompt, read as the objective reads what is given."""
+def continuation_generator(run: loaded.LoadedModel) -> Generator:
+  """Builds a generator of continuations; the objective reads the prompt."""
 
   def read(prompt: str) -> types.Example:
     return run.objective.continuation(encode_beginning(run, prompt), UNKNOWN)
@@ -181,21 +184,21 @@ def of_continuations(run: loaded.LoadedModel) -> Generator:
 
 
 def encode_beginning(run: loaded.LoadedModel, prompt: str) -> np.ndarray:
-  """Ids of a prompt that text goes on from.
+  """Tokenizes a prompt to be continued.
 
-  Where pairs were read as text it is a source, which stands before SEP.
+  If the data is pairs, read as text, the prompt is a source and ends with SEP.
   """
-  behind = np.full(int(reads_pairs(run)), tokenizer_lib.SEP, np.int32)
-  return np.concatenate([run.tokenizer.encode(prompt), behind])
+  separator = np.full(int(reads_pairs(run)), tokenizer_lib.SEP, np.int32)
+  return np.concatenate([run.tokenizer.encode(prompt), separator])
 
 
 def reads_pairs(run: loaded.LoadedModel) -> bool:
-  """Whether its documents are pairs: what follows a prompt is a target."""
+  """Whether a run's documents are pairs: a target follows a prompt."""
   return run.config.data.target_column is not None
 
 
-def of_targets(run: loaded.LoadedModel) -> Generator:
-  """Turns a source into its target, as an objective of pairs reads it."""
+def target_generator(run: loaded.LoadedModel) -> Generator:
+  """Builds a generator of targets, for an objective of pairs."""
 
   def read(prompt: str) -> types.Example:
     return run.objective.continuation(run.tokenizer.encode(prompt), UNKNOWN)
@@ -208,23 +211,30 @@ def check_fits(
   example: types.Example,
   capacity: types.Size,
   *,
-  with_it: str = 'BOS',
+  added: str = 'BOS',
 ):
-  """Raises UserError where a prompt, with what is added, does not fit a row."""
-  side, size, room = 'context', len(example.tokens_L), capacity.tokens
+  """Raises UserError if a prompt, with the tokens added to it, is too long.
+
+  Args:
+    prompt: text of the prompt.
+    example: the encoded prompt.
+    capacity: capacity of a row.
+    added: description of the added tokens, for the message.
+  """
+  side, size, limit = 'context', len(example.tokens_L), capacity.tokens
   if example.encoder_tokens_M is not None:
-    size, room = len(example.encoder_tokens_M), capacity.encoder_tokens
+    size, limit = len(example.encoder_tokens_M), capacity.encoder_tokens
     side = "encoder's share"
-  if size > room:
+  if size > limit:
     raise errors.UserError(
-      f'a prompt of {size} tokens ({with_it} included) is longer than the '
-      f'{side} of {room} (data.sequence_length); shorten it: '
+      f'a prompt of {size} tokens ({added} included) is longer than the '
+      f'{side} of {limit} (data.sequence_length); shorten it: '
       f'{json.dumps(prompt[:40], ensure_ascii=False)}...'
     )
 
 
 def _make_steps(model: types.Model, allowed_V, length: int, settings):
-  """The first draw of a batch and every later one, not yet compiled."""
+  """Returns the first and the later sampling steps of a batch, not compiled."""
 
   def draw(params, hidden_BxD, seen_BxV, seed, names_Bx2, position_B):
     penalty = settings.repetition_penalty
@@ -236,7 +246,7 @@ def _make_steps(model: types.Model, allowed_V, length: int, settings):
     def fold(*numbers):
       return functools.reduce(jax.random.fold_in, numbers, key)
 
-    # Of the sample and its position: not of what else is in the batch.
+    # Keys depend on the sample and the position, not on the rest of the batch.
     ids_B = sampling.sample(
       logits_BxV,
       jax.vmap(fold)(names_Bx2[:, 0], names_Bx2[:, 1], position_B),
@@ -245,7 +255,7 @@ def _make_steps(model: types.Model, allowed_V, length: int, settings):
       top_p=settings.top_p,
       min_p=settings.min_p,
     )
-    return ids_B, sampling.see(seen_BxV, ids_B)
+    return ids_B, sampling.mark_seen(seen_BxV, ids_B)
 
   def start(params, batch, seed, names_Bx2):
     hidden_BxLxD, cache = model.start(params, batch, length)
@@ -268,7 +278,7 @@ def _make_steps(model: types.Model, allowed_V, length: int, settings):
 
 
 def _feed(rows: Sequence['_Row'], ids_BxT: np.ndarray, on_text):
-  """Gives each row its new ids, and `on_text` the text that they complete."""
+  """Adds new ids to each row, and reports the text that they complete."""
   for place, row in enumerate(rows):
     text = ''.join(row.feed(new) for new in ids_BxT[place].tolist())
     if text:
@@ -276,20 +286,20 @@ def _feed(rows: Sequence['_Row'], ids_BxT: np.ndarray, on_text):
 
 
 class _Row:
-  """The state of one continuation, of at most `limit` tokens, in its batch."""
+  """State of a row of a batch: a continuation of at most `limit` tokens."""
 
   def __init__(
-    self, tokenizer: tokenizer_lib.Tokenizer, max_tokens: int, room: int
+    self, tokenizer: tokenizer_lib.Tokenizer, max_tokens: int, free: int
   ):
     self._decoder = tokenizer_lib.StreamDecoder(tokenizer)
-    self.limit = min(max_tokens, room)
-    self._reason = 'max_tokens' if max_tokens <= room else 'context'
+    self.limit = min(max_tokens, free)
+    self._reason = 'max_tokens' if max_tokens <= free else 'context'
     self._parts: list[str] = []
     self._ids: list[int] = []
     self.stop = ''
 
   def feed(self, new: int) -> str:
-    """Takes an id; the characters that it completes."""
+    """Adds an id; returns the characters that it completes."""
     if self.stop:
       return ''
     if new == tokenizer_lib.EOS:
@@ -304,8 +314,8 @@ class _Row:
     self._parts.append(text)
     return text
 
-  def completion(self) -> Continued:
-    return Continued(
+  def completion(self) -> Continuation:
+    return Continuation(
       text=''.join(self._parts),
       ids=tuple(self._ids),
       dropped_bytes=self._decoder.dropped_bytes,

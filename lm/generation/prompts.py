@@ -1,4 +1,4 @@
-"""Prompts with marks, [MASK] or <extra_id_0>, and the text around them."""
+"""Prompts with marks, [MASK] or <extra_id_0>, and the text around the marks."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -16,40 +16,40 @@ _SPACED_MARK = re.compile(f' ?(?:{_MARK.pattern})')
 
 
 def mark(prompt: str) -> str:
-  """What a prompt is marked with: MASK, SENTINEL, or '' where nothing is.
+  """The kind of marks in a prompt: MASK, SENTINEL, or '' without marks.
 
   Raises:
-    UserError: both stand in it.
+    UserError: the prompt has both.
   """
   masked, numbered = MASK in prompt, bool(re.search(_NUMBERED, prompt))
   if masked and numbered:
     raise errors.UserError(
-      f'the prompt has both {MASK} and {SENTINEL}; mark all that is to be '
-      'found with the one or with the other'
+      f'the prompt has both {MASK} and {SENTINEL}; mark all gaps with the one '
+      'or with the other'
     )
   return MASK if masked else SENTINEL if numbered else ''
 
 
 def is_marked(text: str) -> bool:
-  """Whether a text would be read as one with marks."""
+  """Whether a text contains marks."""
   return bool(_MARK.search(text))
 
 
 def encode(prompt: str, tokenizer: tokenizer_lib.Tokenizer) -> np.ndarray:
-  """Ids of a prompt, the special ones of its marks among them.
+  """Tokenizes a prompt, with the special ids of its marks.
 
-  Each text between marks is tokenized apart. Most tokenizers have the blank
-  before a word in the word's own piece: of 'is [MASK].' the answer is ' Paris',
-  and a blank before the mask would have to be followed by 'Paris', which is
-  another piece and in text never comes after a blank. So where pieces begin
-  with blanks, one blank before a mark is left out, and it is the pieces with
-  one that answer to it. A prompt of 'is[MASK].' is then read the same.
+  Each text between marks is tokenized alone. In most tokenizers the piece of a
+  word includes the space before it: the answer to 'is [MASK].' is ' Paris'. If
+  the space were kept, the answer would have to be another piece, 'Paris', which
+  never follows a space in text. So if pieces begin with spaces, one space
+  before a mark is removed; the prompts 'is [MASK].' and 'is[MASK].' are
+  equivalent.
 
   'is [MASK].' with pieces such as ' Paris'   'is' MASK '.'
   'is [MASK].' with single characters         'is' ' ' MASK '.'
 
   Raises:
-    UserError: a sentinel that does not exist.
+    UserError: the number of a sentinel is too large.
   """
   parts, start = [], 0
   for found in _find(prompt, tokenizer):
@@ -63,7 +63,7 @@ def encode(prompt: str, tokenizer: tokenizer_lib.Tokenizer) -> np.ndarray:
 
 
 def marks(prompt: str, tokenizer: tokenizer_lib.Tokenizer) -> list[str]:
-  """The marks of a prompt, each with the blank that `encode` leaves out.
+  """The marks of a prompt, each with the space that `encode` removes.
 
   'is [MASK].' with pieces such as ' Paris'   [' [MASK]']
   """
@@ -90,7 +90,7 @@ def _special(found: re.Match) -> int:
 
 
 def is_mark(ids_L: np.ndarray) -> np.ndarray:
-  """Where marks stand in what `encode` returned; bool [L]."""
+  """Positions of the marks in ids that `encode` returned; bool [L]."""
   return ids_L < tokenizer_lib.NUM_SPECIAL
 
 
@@ -99,15 +99,15 @@ def splice(
   fillings: Sequence[bytes],
   tokenizer: tokenizer_lib.Tokenizer,
 ) -> tuple[str, int]:
-  """The text with a filling in place of each mark.
+  """Replaces each mark by its filling.
 
   Returns:
-    The text, and how many bytes of it formed no character and were left out.
+    The text, and the number of bytes dropped because they form no character.
   """
-  waiting, parts = iter(fillings), []
+  remaining, parts = iter(fillings), []
   for i in ids_L.tolist():
     special = i < tokenizer_lib.NUM_SPECIAL
-    parts.append(next(waiting) if special else tokenizer.pieces[i])
+    parts.append(next(remaining) if special else tokenizer.pieces[i])
   data = b''.join(parts)
   text = data.decode(errors='ignore')
   return text, len(data) - len(text.encode())

@@ -1,6 +1,7 @@
-"""What a finished run writes: text from held-out documents, and its figures.
+"""Samples of a finished run, prompted by held-out documents, and their figures.
 
-Of pairs the sources are prompts, and the targets are what should follow.
+If the documents are pairs, the sources are the prompts, and the targets are the
+true continuations.
 """
 
 import json
@@ -13,10 +14,9 @@ from lm.generation import diversity, prompts as prompts_lib, strategies
 from lm.runtime import files, hosts
 from lm.training import loaded
 
-# Characters of a held-out document that samples continue.
+# Maximum number of characters of a prompt.
 _PROMPT = 120
-# Of the words of an opening, those that are masked, and those that a sentinel
-# stands for: so many behind every so many.
+# (words replaced, words kept before them) in prompts with masks or sentinels.
 _MASKED, _SPAN = (1, 5), (2, 6)
 
 FIELDS = field.section(
@@ -31,40 +31,38 @@ FIELDS = field.section(
 def write(
   run: loaded.LoadedModel, workdir: pathlib.Path
 ) -> tuple[str, dict[str, float]]:
-  """Generates from test documents into WORKDIR/samples.txt.
+  """Generates samples from test documents into WORKDIR/samples.txt.
 
-  What the objective can do first of what it can: goes on from their beginnings,
-  or finds words that were taken out of them.
+  The first strategy of the objective is used: it continues the beginnings of
+  the documents, or fills words removed from them.
 
   Returns:
-    The first sample, for a terminal, and where text goes on, the figures of the
-    first sample of each document beside those of the document's own text there;
-    '' and none where `generate.samples` is 0, the documents are empty or the
+    The first sample, for a terminal; and, if the strategy continues text, the
+    figures of the first sample of each document and of its true continuation.
+    ('', {}) if `generate.samples` is 0, the documents are empty or the
     objective generates nothing.
   """
   if not run.objective.generates:
     return '', {}
-  way = run.objective.generates[0]
+  name = run.objective.generates[0]
+  strategy = strategies.STRATEGIES[name]
   pairs = openings(
     workdir / 'held_out' / 'test.jsonl',
     run.config.generate.samples,
     run.tokenizer,
-    most_tokens=_most_tokens(run.objective.capacity),
+    max_tokens=_max_prompt_tokens(run.objective.capacity),
   )
-  # Marks that a document has by itself are none.
+  # Documents with marks of their own are skipped.
   pairs = [pair for pair in pairs if not prompts_lib.is_marked(pair[0])]
-  if way in _MARKED:
-    pairs = [(_MARKED[way](prompt, run.tokenizer), '') for prompt, _ in pairs]
+  if name in _MARKED:
+    pairs = [(_MARKED[name](prompt, run.tokenizer), '') for prompt, _ in pairs]
     pairs = [pair for pair in pairs if prompts_lib.is_marked(pair[0])]
   if not pairs:
     return '', {}
   prompts = [prompt for prompt, _ in pairs]
-  completer = strategies.STRATEGIES[way].make(run)
+  completer = strategy.make(run)
   completions = completer(prompts)
-  continues, each = (
-    strategies.STRATEGIES[way].continues,
-    completer.samples_per_prompt,
-  )
+  continues, each = strategy.continues, completer.samples_per_prompt
   texts = [
     _show(run.config, *pairs[i // each], one.shown(), continues=continues)
     for i, one in enumerate(completions)
@@ -84,21 +82,21 @@ def write(
 def _show(
   config, prompt: str, truth: str, text: str, *, continues: bool
 ) -> str:
-  """A sample; of pairs the true target stands beside it."""
+  """Formats a sample; for a pair, the true target follows it."""
   if config.data.target_column is not None and truth:
     return f'{prompt}\n[generated] {text}\n[true] {truth}'
   return f'{prompt}[...]{text}' if continues else f'{prompt}\n[...]\n{text}'
 
 
-def _most_tokens(capacity: types.Size) -> int:
-  """Of an opening: half of the context is left to the continuation."""
+def _max_prompt_tokens(capacity: types.Size) -> int:
+  """Maximum number of tokens of a prompt: half of a decoder's context."""
   if capacity.encoder_tokens:
     return capacity.encoder_tokens - 2  # BOS, and perhaps a mode or SEP
   return capacity.tokens // 2 - 1
 
 
 def mask_words(text: str, tokenizer: tokenizer_lib.Tokenizer) -> str:
-  """Some words, each replaced by as many [MASK] as it has tokens.
+  """Replaces some words, each by as many [MASK] as it has tokens.
 
   'a b c d e f g' -> 'a b c d e [MASK] g'
   """
@@ -107,13 +105,13 @@ def mask_words(text: str, tokenizer: tokenizer_lib.Tokenizer) -> str:
     *_MASKED,
     lambda number, words: (
       prompts_lib.MASK
-      * max(1, len(tokenizer.encode(words)) - _rest(words, tokenizer))
+      * max(1, len(tokenizer.encode(words)) - _space_tokens(words, tokenizer))
     ),
   )
 
 
 def cut_spans(text: str, tokenizer: tokenizer_lib.Tokenizer) -> str:
-  """Some pairs of words, each replaced by a sentinel.
+  """Replaces some pairs of words, each by a sentinel.
 
   'a b c d e f g h i' -> 'a b c d e f <extra_id_0> i'
   """
@@ -121,14 +119,14 @@ def cut_spans(text: str, tokenizer: tokenizer_lib.Tokenizer) -> str:
   return _mark_words(text, *_SPAN, lambda number, words: _sentinel(number))
 
 
-# Way to generate -> what makes a prompt for it of an opening.
+# Strategy -> function that marks a text as a prompt for it.
 _MARKED = {'masks': mask_words, 'spans': cut_spans}
 
 
-def _rest(text: str, tokenizer) -> int:
-  """Tokens of the blanks before a word that stay where it is masked."""
-  blanks = text[: len(text) - len(text.lstrip())]
-  return len(prompts_lib.encode(blanks + prompts_lib.MASK, tokenizer)) - 1
+def _space_tokens(text: str, tokenizer) -> int:
+  """Number of tokens of spaces before a word, which masks do not replace."""
+  spaces = text[: len(text) - len(text.lstrip())]
+  return len(prompts_lib.encode(spaces + prompts_lib.MASK, tokenizer)) - 1
 
 
 def _sentinel(number: int) -> str:
@@ -136,21 +134,21 @@ def _sentinel(number: int) -> str:
 
 
 def _mark_words(text: str, count: int, gap: int, mark) -> str:
-  """Replaces `count` words behind every `gap` by `mark(number, words)`.
+  """Replaces `count` words after every `gap` words by `mark(number, words)`.
 
-  Of a text of few words, the last ones. Blanks before them stay.
+  In a text of few words, replaces the last ones. Spaces before them are kept.
   """
-  units = words.split(text)
-  first = max(0, min(gap, len(units) - count))
+  split = words.split(text)
+  first = max(0, min(gap, len(split) - count))
   parts, done, number = [], 0, 0
-  for start in range(first, len(units), count + gap):
-    taken = ''.join(units[start : start + count])
-    if not taken.strip() or '\n' in taken:
+  for start in range(first, len(split), count + gap):
+    removed = ''.join(split[start : start + count])
+    if not removed.strip() or '\n' in removed:
       continue
-    blanks = taken[: len(taken) - len(taken.lstrip())]
-    parts += [*units[done:start], blanks, mark(number, taken)]
+    spaces = removed[: len(removed) - len(removed.lstrip())]
+    parts += [*split[done:start], spaces, mark(number, removed)]
     done, number = start + count, number + 1
-  return ''.join([*parts, *units[done:]])
+  return ''.join([*parts, *split[done:]])
 
 
 def openings(
@@ -158,14 +156,14 @@ def openings(
   count: int,
   tokenizer: tokenizer_lib.Tokenizer,
   *,
-  most_tokens: int,
+  max_tokens: int,
 ) -> list[tuple[str, str]]:
-  """Beginnings of documents, to be continued, and what follows; whole pairs.
+  """Returns (prompt, true continuation) of some documents, or (source, target).
 
-  The documents are spread evenly over the file, in which the sources of a
-  mixture follow one another. Of each about `_PROMPT` characters, to the end of
-  a word where one ends in their second half. Of pairs, those whose source has
-  more than `most_tokens` are left out.
+  The documents are evenly spaced in the file, where the sources of a mixture
+  follow one another. A prompt has about `_PROMPT` characters, up to the end of
+  a word if one ends in its second half. Pairs whose source has more than
+  `max_tokens` tokens are skipped.
   """
   with open(path, encoding='utf-8', newline='\n') as f:
     lines = f.readlines()
@@ -176,46 +174,47 @@ def openings(
   for document in documents:
     text = document['text']
     if 'target' in document:
-      if len(tokenizer.encode(text)) <= most_tokens:
+      if len(tokenizer.encode(text)) <= max_tokens:
         pairs.append((text, document['target']))
       continue
     text = text.lstrip()
     limit = min(_PROMPT, len(text))
     cut = text.rfind(' ', limit // 2, limit)
     prompt = text[: cut if cut > 0 else limit]
-    while prompt and len(tokenizer.encode(prompt)) > most_tokens:
+    while prompt and len(tokenizer.encode(prompt)) > max_tokens:
       prompt = prompt[: len(prompt) * 3 // 4]
     pairs.append((prompt, text[len(prompt) :]))
   return pairs
 
 
 def _figures(run, pairs, limits, completions) -> dict[str, float]:
-  """`samples_NAME` and `held_out_NAME`, see `text_figures.NAMES`.
+  """Returns `samples_NAME` and `held_out_NAME`, see `diversity.NAMES`.
 
-  Diversity and repetition depend on how much text there is: the held-out text
-  is cut to the tokens of its sample. Its length is what the same limit leaves.
+  Diversity and repetition depend on the amount of text, so the held-out text is
+  cut to the number of tokens of its sample. Its length is measured after
+  cutting it to the limit of the sample.
   """
   tokenizer = run.tokenizer
-  most_bytes = int(tokenizer.byte_lengths_V.max())
+  max_bytes = int(tokenizer.byte_lengths_V.max())
   truths, matched = [], []
   for (_, rest), limit, completion in zip(
     pairs, limits, completions, strict=True
   ):
-    ids = tokenizer.encode(rest[: limit * most_bytes])[:limit]
+    ids = tokenizer.encode(rest[: limit * max_bytes])[:limit]
     truths.append(ids)
     matched.append(tokenizer.decode(ids[: completion.tokens]))
   texts = [completion.text for completion in completions]
   figures = {'samples_count': len(texts)}
-  of_samples = {
+  sample_values = {
     **diversity.diversity(texts),
     **diversity.lengths(texts, [c.tokens for c in completions]),
   }
-  of_truths = {
+  true_values = {
     **diversity.diversity(matched),
     **diversity.lengths(map(tokenizer.decode, truths), map(len, truths)),
   }
   for name in diversity.NAMES:
-    for whose, values in (('samples', of_samples), ('held_out', of_truths)):
+    for text, values in (('samples', sample_values), ('held_out', true_values)):
       if name in values:
-        figures[f'{whose}_{name}'] = values[name]
+        figures[f'{text}_{name}'] = values[name]
   return figures

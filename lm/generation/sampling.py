@@ -1,4 +1,4 @@
-"""From logits to an id: the repetition penalty, the filters and the draw."""
+"""Sampling from logits: repetition penalty, filters, and the draw."""
 
 import math
 
@@ -112,7 +112,7 @@ READS = (*FIELDS, 'seed', 'samples_per_prompt')
 
 
 def last_hidden(hidden_BxLxD: jax.Array, cache: types.Cache) -> jax.Array:
-  """Of a batch of prompts, the hidden state that predicts the next id.
+  """Hidden state of each prompt that predicts the next id.
 
   Returns:
     [B, D].
@@ -129,9 +129,9 @@ def readout(
   allowed_V: jax.Array,
   penalty: float,
 ) -> jax.Array:
-  """Logits in float32, penalized; minus infinity for what is not allowed.
+  """Penalized logits in float32; minus infinity for ids that are not allowed.
 
-  Sentinels are not penalized: those of the prompt are to come again.
+  Sentinels are not penalized, since the output repeats those of the prompt.
   """
   logits_BxV = model.logits(params, hidden_BxD[:, None])[:, 0]
   sentinels = slice(tokenizer.SENTINELS.start, tokenizer.SENTINELS.stop)
@@ -143,10 +143,10 @@ def readout(
 def penalize(
   logits_BxV: jax.Array, seen_BxV: jax.Array, penalty: float
 ) -> jax.Array:
-  """Lowers the logits of ids that were seen (Keskar et al. 2019, section 4.1).
+  """Lowers the logits of seen ids (Keskar et al. 2019, section 4.1).
 
-  A positive logit is divided by the penalty. A negative one, which a division
-  would raise, is multiplied by it; the paper does not tell the two apart.
+  Positive logits are divided by the penalty. Negative ones, which a division
+  would raise, are multiplied by it; the paper does not distinguish the two.
 
   penalty 2, logits [3 -1 1], seen [1 1 0] -> [1.5 -2 1]
   """
@@ -159,7 +159,7 @@ def penalize(
 
 
 def prompt_ids(batch: types.Batch, vocab_size: int) -> jax.Array:
-  """Which ids stand in each row's prompt, on either side; bool [B, V]."""
+  """Ids that occur in each row's prompt, on either side; bool [B, V]."""
   B = len(batch.tokens_BxL)
   seen_BxV = jnp.zeros((B, vocab_size), bool)
   row_Bx1 = jnp.arange(B)[:, None]
@@ -171,8 +171,8 @@ def prompt_ids(batch: types.Batch, vocab_size: int) -> jax.Array:
   )
 
 
-def see(seen_BxV: jax.Array, ids_B: jax.Array) -> jax.Array:
-  """Marks one more id a row."""
+def mark_seen(seen_BxV: jax.Array, ids_B: jax.Array) -> jax.Array:
+  """Marks one more id per row as seen."""
   return seen_BxV.at[jnp.arange(len(ids_B)), ids_B].set(True)
 
 
@@ -184,15 +184,18 @@ def candidates(
   top_p: float,
   min_p: float,
 ) -> tuple[jax.Array, jax.Array]:
-  """What may be drawn: the temperature, then three filters, one on another.
+  """Applies the temperature, then three filters in turn.
 
-  The k likeliest; of these the smallest set that holds `top_p` of what is left
-  (Holtzman et al. 2020, equation 2); of these the ones that are at least
-  `min_p` times as likely as the likeliest (Nguyen et al. 2024). Each
-  keeps the likeliest.
+  top_k: keeps the k most probable ids.
+  top_p: keeps the smallest set of these whose probability, renormalized, is at
+    least `top_p` (Holtzman et al. 2020, equation 2).
+  min_p: keeps those of these that are at least `min_p` times as probable as the
+    most probable one (Nguyen et al. 2024).
+
+  Each filter keeps the most probable id.
 
   Returns:
-    Logits [B, k], minus infinity for what was filtered out, and their ids.
+    Logits [B, k], minus infinity for ids that were filtered out, and the ids.
   """
   V = logits_BxV.shape[-1]
   logits = logits_BxV / temperature
@@ -202,12 +205,12 @@ def candidates(
   if top_p < 1:
     p = jax.nn.softmax(logits, axis=-1)
     before = jnp.cumsum(p, axis=-1) - p
-    # The likeliest is kept whatever top_p is.
+    # The most probable id is kept whatever top_p is.
     kept = (before < top_p).at[:, 0].set(True)
     logits = jnp.where(kept, logits, -jnp.inf)
   if min_p:
-    least = jnp.max(logits, axis=-1, keepdims=True) + math.log(min_p)
-    logits = jnp.where(logits < least, -jnp.inf, logits)
+    lower_bound = jnp.max(logits, axis=-1, keepdims=True) + math.log(min_p)
+    logits = jnp.where(logits < lower_bound, -jnp.inf, logits)
   return logits, ids
 
 
@@ -220,9 +223,9 @@ def sample(
   top_p: float | None,
   min_p: float | None,
 ) -> jax.Array:
-  """Draws an id a row of its `candidates`; at temperature 0 the likeliest.
+  """Draws an id per row from its `candidates`.
 
-  The filters are not read then.
+  Temperature 0 selects the most probable id and ignores the filters.
 
   Returns:
     int32 [B].

@@ -1,4 +1,4 @@
-"""What can be generated from prompts: one table of strategies."""
+"""The table of generation strategies, and their choice by the prompt."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,62 +18,62 @@ from lm.training import loaded
 
 @dataclasses.dataclass(frozen=True)
 class Strategy:
-  """A way to generate that an objective can serve, see `Objective.generates`.
+  """A generation strategy, see `Objective.generates`.
 
-  make: builds it for a loaded model.
+  make: builds its completer for a loaded model.
   reads: names of the fields of `generate` that it reads.
   marks: marks of the prompts that it accepts, see `prompts.mark`.
-  does: what an objective with it does, for messages.
-  example: a prompt for it.
+  action: what it does, as a predicate for messages.
+  example: a prompt that it accepts.
   continues: whether a prompt without marks is the beginning of the text.
   """
 
   make: Callable[[loaded.LoadedModel], completion.Completer]
   reads: tuple[str, ...]
   marks: tuple[str, ...]
-  does: str
+  action: str
   example: str
   continues: bool = False
 
 
 STRATEGIES = {
   'continuation': Strategy(
-    left_to_right.of_continuations,
+    left_to_right.continuation_generator,
     left_to_right.READS,
     marks=('',),
-    does='goes on from text without marks',
+    action='continues text without marks',
     example='The state of the Union is',
     continues=True,
   ),
   'target': Strategy(
-    left_to_right.of_targets,
+    left_to_right.target_generator,
     left_to_right.READS,
     marks=('',),
-    does='turns a source text without marks into its target',
+    action='transforms a source text without marks into its target',
     example='A source text.',
   ),
   'spans': Strategy(
-    fill_spans.Spans,
+    fill_spans.SpanFiller,
     left_to_right.READS,
     marks=(prompts_lib.SENTINEL,),
-    does=f'fills {prompts_lib.SENTINEL}, <extra_id_1>, ... in a text',
+    action=f'fills {prompts_lib.SENTINEL}, <extra_id_1>, ... in a text',
     example='Thank you <extra_id_0> me to your party <extra_id_1> week.',
   ),
   'masks': Strategy(
-    fill_mask.Masks,
+    fill_mask.MaskFiller,
     ('batch_size', *fill_mask.FIELDS),
     marks=(prompts_lib.MASK,),
-    does=f'fills each {prompts_lib.MASK} in a text',
+    action=f'fills each {prompts_lib.MASK} in a text',
     example='The capital of France is [MASK].',
   ),
   'unmasking': Strategy(
-    fill_mask.Unmasking,
+    fill_mask.Unmasker,
     (
       *('batch_size', 'max_tokens', *sampling.READS),
       *(*fill_mask.FIELDS, *unmasking.FIELDS),
     ),
     marks=('', prompts_lib.MASK),
-    does=f'goes on from a text, or fills each {prompts_lib.MASK} in it',
+    action=f'continues a text, or fills each {prompts_lib.MASK} in it',
     example='The capital of France is [MASK].',
     continues=True,
   ),
@@ -81,29 +81,29 @@ STRATEGIES = {
 
 
 class Completers:
-  """The strategies of a loaded model, each built when a prompt asks for it."""
+  """The completers of a loaded model, each built when a prompt needs it."""
 
   def __init__(self, run: loaded.LoadedModel):
     self._run = run
-    self._made: dict[str, completion.Completer] = {}
+    self._completers: dict[str, completion.Completer] = {}
 
   def __getitem__(self, name: str) -> completion.Completer:
-    if name not in self._made:
-      self._made[name] = STRATEGIES[name].make(self._run)
-    return self._made[name]
+    if name not in self._completers:
+      self._completers[name] = STRATEGIES[name].make(self._run)
+    return self._completers[name]
 
   @property
   def prompts_at_once(self) -> int:
-    """As many as fill `generate.batch_size` with their samples; at least 1."""
+    """Number of prompts whose samples fill a batch; at least 1."""
     cfg = self._run.config.generate
-    # None: the objective generates nothing, or all samples would be the same.
+    # None if the objective generates nothing, or all samples would be equal.
     return max(1, (cfg.batch_size or 1) // (cfg.samples_per_prompt or 1))
 
   def strategy(self, prompt: str) -> str:
-    """Name of the strategy that a prompt asks for, by its marks.
+    """Name of the strategy for a prompt, chosen by its marks.
 
     Raises:
-      UserError: the objective has none for it.
+      UserError: the objective has no strategy for them.
     """
     mark = prompts_lib.mark(prompt)
     objective = self._run.objective
@@ -117,19 +117,14 @@ class Completers:
 
 
 def example(objective: types.Objective) -> str | None:
-  """A prompt that the objective takes; None where it generates nothing."""
+  """A prompt that the objective accepts; None if it generates nothing."""
   names = objective.generates
   return STRATEGIES[names[0]].example if names else None
 
 
-def _does(config, objective: types.Objective) -> str:
-  found = [STRATEGIES[name].does for name in objective.generates]
-  what = ', or '.join(found) or 'generates nothing'
-  return f"objective.name='{config.objective.name}' {what}"
-
-
 def _describe(config, objective: types.Objective) -> str:
-  prompts = [STRATEGIES[name].example for name in objective.generates]
-  examples = [f"--prompt='{prompt}'" for prompt in prompts]
-  more = f'; give one such as {" or ".join(examples)}' if examples else ''
-  return _does(config, objective) + more
+  found = [STRATEGIES[name] for name in objective.generates]
+  actions = ', or '.join(one.action for one in found) or 'generates nothing'
+  examples = ' or '.join(f"--prompt='{one.example}'" for one in found)
+  more = f'; give one such as {examples}' if examples else ''
+  return f"objective.name='{config.objective.name}' {actions}{more}"

@@ -1,12 +1,12 @@
-"""Iterative unmasking: from masks to text over some steps, one compiled step.
+"""Iterative unmasking: fills masks over several calls of one compiled step.
 
-As masked diffusion samples (Nie et al. 2025, LLaDA; Sahoo et al. 2024, MDLM)
-and MaskGIT decodes (Chang et al. 2022, section 3.2): all masks are predicted at
-once, some are filled, the others stay masked for the next step. What is filled
-stays.
+This is the sampling of masked diffusion (Nie et al. 2025, LLaDA; Sahoo et al.
+2024, MDLM) and the decoding of MaskGIT (Chang et al. 2022, section 3.2). Each
+step predicts all masks at once and fills some; the others stay masked for the
+next step. Filled positions never change again.
 
-Axes besides the project's legend: `P` masks of a row, `K` of them that a step
-fills at most, `R` = B x K.
+Axes in addition to those of `types.py`: `P` masks of a row, `K` maximum number
+of masks that a step fills, `R` = B x K.
 """
 
 import functools
@@ -22,13 +22,14 @@ from lm.training import step as step_lib
 
 
 def counts(masks: int, steps: int | None) -> np.ndarray:
-  """How many masks each step fills, as even as can be; int32 [steps].
+  """Number of masks that each step fills, evenly distributed; int32 [steps].
 
   masks 7, steps 3    [3 2 2]
   masks 3, steps 5    [1 1 1]
 
   Args:
-    steps: None, or more than there are masks: one a step.
+    masks: number of masks.
+    steps: number of steps; at most one per mask (default: one per mask).
   """
   steps = min(steps or masks, masks)
   return (masks // steps + (np.arange(steps) < masks % steps)).astype(np.int32)
@@ -41,42 +42,45 @@ def candidates(
   allowed_V: jax.Array,
   count: int,
 ) -> tuple[jax.Array, jax.Array]:
-  """The likeliest ids for each mask by itself, all others masked, too.
+  """The most probable ids for each mask, given that all others stay masked.
 
   Args:
-    batch: has the masks' positions as `predict_BxP`.
+    batch: its `predict_BxP` holds the positions of the masks.
+    allowed_V: bool, ids that masks may become.
+    count: number of candidates per mask.
 
   Returns:
-    Probabilities among the allowed ids, falling, and the ids; [B, P, count].
+    Probabilities among the allowed ids, descending, and ids; [B, P, count].
   """
   hidden_BxPxD, _, _ = readout.read_out(model.hidden(params, batch), batch)
 
-  def likeliest(chunk):
+  def most_probable(chunk):
     (hidden_BxcxD,) = chunk
     logits_BxcxV = model.logits(params, hidden_BxcxD).astype(jnp.float32)
     logits_BxcxV = jnp.where(allowed_V, logits_BxcxV, -jnp.inf)
     return jax.lax.top_k(jax.nn.softmax(logits_BxcxV, axis=-1), count)
 
   return readout.map_chunks(
-    likeliest,
+    most_probable,
     (hidden_BxPxD,),
     readout.positions_at_a_time(len(hidden_BxPxD), len(allowed_V)),
   )
 
 
 def make_step(model: types.Model, allowed_V: jax.Array, settings):
-  """A step, not yet compiled.
+  """Returns the unmasking step, not compiled.
 
   (params, batch, masked [B, P], count [B], seed, names [B, 2], K) ->
-  (tokens [B, L], masked [B, P]). It fills `count` of the masks of each row,
-  those at the places of `predict_BxP` where `masked` is true. Which, is up to
-  `generate.order`, see ORDERS.
+  (tokens [B, L], masked [B, P]). It fills `count` masks of each row, chosen by
+  `generate.order` (see ORDERS) among the positions of `predict_BxP` at which
+  `masked` is true.
 
   Args:
+    model: model to generate with.
     allowed_V: bool, ids that masks may become.
     settings: the section `generate` of a config.
   """
-  # One step fills all, in no order.
+  # The order is None if a single step fills all masks.
   order = _no_order if settings.order is None else ORDERS[settings.order]
   draw = functools.partial(
     sampling.sample,
@@ -91,7 +95,7 @@ def make_step(model: types.Model, allowed_V: jax.Array, settings):
     hidden_BxPxD, _, _ = readout.read_out(model.hidden(params, batch), batch)
 
     def read(hidden_RxD):
-      """Of as many places of each row."""
+      """Logits of R hidden states, the same number for each row."""
       return sampling.readout(
         model,
         params,
@@ -102,7 +106,8 @@ def make_step(model: types.Model, allowed_V: jax.Array, settings):
       )
 
     def keys(name, place_Bxn):
-      # Of the sample and the place: not of what else is in the batch.
+      # Keys depend on the sample and the position, not on the rest of the
+      # batch.
       key = step_lib.named_key(jax.random.PRNGKey(seed), name)
       keys_B = _fold(_fold(key, names_Bx2[:, 0]), names_Bx2[:, 1])
       return jax.vmap(_fold)(keys_B, place_Bxn)
@@ -129,41 +134,41 @@ def make_step(model: types.Model, allowed_V: jax.Array, settings):
 
 
 def _confidence(read, keys, hidden_BxPxD, place_BxP, V):
-  """The probability of the likeliest id."""
+  """Scores masks by the probability of their most probable id."""
   del keys, place_BxP
 
-  def of(chunk):
+  def max_probability(chunk):
     (hidden_BxcxD,) = chunk
     logits_RxV = read(hidden_BxcxD.reshape(-1, hidden_BxcxD.shape[-1]))
     p_R = jnp.max(jax.nn.softmax(logits_RxV, axis=-1), axis=-1)
     return p_R.reshape(hidden_BxcxD.shape[:2])
 
   return readout.map_chunks(
-    of,
+    max_probability,
     (hidden_BxPxD,),
     readout.positions_at_a_time(len(hidden_BxPxD), V),
   )
 
 
 def _random(read, keys, hidden_BxPxD, place_BxP, V):
-  """The same at each step: an order of the places."""
+  """Random scores, the same at each step."""
   del read, hidden_BxPxD, V
   return jax.vmap(jax.vmap(jax.random.uniform))(keys('order', place_BxP))
 
 
 def _no_order(read, keys, hidden_BxPxD, place_BxP, V):
-  """All alike."""
+  """Equal scores."""
   del read, keys, hidden_BxPxD, V
   return jnp.zeros(place_BxP.shape)
 
 
-# generate.order -> a score of each mask; the highest are filled first.
+# generate.order -> function that scores masks; the highest are filled first.
 #
-# confidence: at temperature 0 as LLaDA's low-confidence remasking and MaskGIT.
-# Above 0 these draw at every mask and keep the draws that turned out likely,
-# which sharpens the distribution that was asked for; here the place is chosen
-# first, and then drawn for as anywhere else.
-# random: as the reverse process of masked diffusion.
+# confidence: at temperature 0, the same as LLaDA's low-confidence remasking and
+# MaskGIT. Above 0, these sample an id for every mask and keep the most probable
+# samples, which sharpens the requested distribution; here the masks are chosen
+# before sampling.
+# random: the reverse process of masked diffusion.
 ORDERS = {'confidence': _confidence, 'random': _random}
 
 
@@ -197,13 +202,13 @@ FIELDS = field.section(
 
 
 def _fold(keys, numbers_n):
-  """Folds a number each into a key, or into a key each."""
+  """Folds each number into the key, or into its own key."""
   axes = (None if keys.ndim == 1 else 0, 0)
   return jax.vmap(jax.random.fold_in, in_axes=axes)(keys, numbers_n)
 
 
 def _put(array_Bxn, place_BxK, values, where_BxK):
-  """Sets the places where it is said."""
+  """Sets the values at the places selected by `where`."""
   place_BxK = jnp.where(where_BxK, place_BxK, array_Bxn.shape[1])
   row_Bx1 = jnp.arange(len(array_Bxn))[:, None]
   return array_Bxn.at[row_Bx1, place_BxK].set(values, mode='drop')

@@ -28,15 +28,15 @@ def family(config) -> types.Family:
 def make(
   config, objective: types.Objective, mesh: jax.sharding.Mesh | None = None
 ) -> types.Model:
-  """The model of a resolved config.
+  """Builds the model of a resolved config.
 
   Args:
-    objective: says who sees whom, and how long rows are.
-    mesh: what the model will run on. Its devices need not be here: their
-      platform decides what attention runs. None: `sharding.make_mesh(config)`
-      for kernels; how activations are split is left to XLA.
+    objective: its attention pattern and capacity are read.
+    mesh: devices that the model will run on, which need not be attached; their
+      platform decides which attention runs. None: kernels run on
+      `sharding.make_mesh(config)`, and XLA chooses how to split activations.
 
   Raises:
-    UserError: `model.attention` cannot run there.
+    UserError: `model.attention` cannot run on these devices.
   """
   return family(config).make(config, objective, mesh)

@@ -1,7 +1,7 @@
-"""Who sees whom, and how queries, keys and values meet.
+"""Attention: masks, implementations, and the choice between them.
 
-`reference` is exact for any mask; what is faster must agree with it, on every
-position that is not padding.
+`reference` is exact for any mask; every faster implementation must agree with
+it at all positions that are not padding.
 
 Axes besides the project's legend: `M` keys, `G` groups of query heads that
 share a key-value head, `R` query heads in a group (H = G x R).
@@ -15,10 +15,11 @@ import jax.numpy as jnp
 from lm import errors
 from lm.models import attention_kernels
 
-# What the `order` of a batch amounts to, known before compiling.
+# Patterns of attention that the `order` of a batch can express; an objective's
+# pattern is known before compiling.
 ATTENTIONS = ('causal', 'bidirectional', 'prefix')
 
-# A query block of the causal path has at least this many positions.
+# Minimum number of positions in a block of queries.
 _MIN_BLOCK = 64
 _MAX_BLOCKS = 4
 
@@ -57,7 +58,7 @@ def reference(
   The softmax is in float32. Every row of the mask must allow some key.
 
   Args:
-    bias_BxHxLxM: is added to the scores; its B may be 1.
+    bias_BxHxLxM: added to the scores; its B may be 1.
 
   Returns:
     [B, L, H, K] in the dtype of the values.
@@ -100,13 +101,12 @@ def attend(
   """Self-attention over packed rows; see `reference` for shapes.
 
   Args:
-    attention: what `order` amounts to. `causal`: it never falls within a
-      segment and rises at each position. `bidirectional`: it is the same at
-      all positions of a segment. `prefix`: it is 0 at the first ones and rises
-      from there.
-    implementation: of `IMPLEMENTATIONS`; see `choose`.
-    mesh: what the arrays live on; only the kernels need it.
-    bias_BxHxLxL: see `reference`; not for the kernels.
+    attention: pattern of `order` within each segment. `causal`: it increases
+      at each position. `bidirectional`: it is constant. `prefix`: it is 0 at
+      the first positions and increases from there.
+    implementation: a name of `IMPLEMENTATIONS`; see `choose`.
+    mesh: the devices that hold the arrays; only the kernels need it.
+    bias_BxHxLxL: see `reference`; the kernels do not support it.
   """
   if attention not in ATTENTIONS:
     raise ValueError(
@@ -146,7 +146,7 @@ def attend(
   )
 
 
-def attend_across(
+def cross_attend(
   q_BxLxHxK: jax.Array,
   k_BxMxGxK: jax.Array,
   v_BxMxGxK: jax.Array,
@@ -155,9 +155,9 @@ def attend_across(
   key_segment_BxM: jax.Array,
   implementation: str,
 ) -> jax.Array:
-  """Cross-attention: queries see the keys of the segment of their number.
+  """Cross-attention: queries see the keys of the segment with their number.
 
-  The kernels take queries and keys of one length; in their place XLA runs.
+  The kernels require queries and keys of equal length, so `xla` replaces them.
   """
   if implementation in attention_kernels.KERNELS:
     implementation = 'xla'
@@ -175,7 +175,7 @@ def cross_mask(
 ) -> jax.Array:
   """Query i sees key j of its segment; padding sees everything.
 
-  So no softmax row is empty, also where all keys of a row are of segments.
+  So no softmax row is empty, even where a row of keys has no padding.
 
   queries 1 2 0     mask  1 1 .
   keys    1 1 2           . . 1
@@ -192,9 +192,9 @@ def _whole(q, k, v, see, bias, *, causal):
 
 
 def _blocks(q, k, v, see, bias, *, causal):
-  """Blocks of queries, in turn: their scores stay in the caches of a CPU.
+  """Blocks of queries in sequence, whose scores stay in a CPU's caches.
 
-  Causal ones skip the keys behind them, about half of the square.
+  Causal blocks skip all later keys, nearly half of the square.
   """
   outs = []
   for start, end in query_blocks(q.shape[1]):
@@ -212,7 +212,7 @@ def _blocks(q, k, v, see, bias, *, causal):
 
 
 def _xla(q, k, v, see, bias, *, causal):
-  """JAX's own, left to XLA."""
+  """JAX's implementation, compiled by XLA."""
   del causal
   mask_BxLxM = see(slice(None), slice(None))
   return jax.nn.dot_product_attention(
@@ -220,11 +220,12 @@ def _xla(q, k, v, see, bias, *, causal):
   )
 
 
-# Run on every platform. `see(queries, keys)` is the mask of these slices.
+# Implementations that run on every platform. `see(queries, keys)` returns the
+# mask of these slices.
 PORTABLE = {'reference': _whole, 'blocks': _blocks, 'xla': _xla}
 IMPLEMENTATIONS = (*PORTABLE, *attention_kernels.KERNELS)
 
-# Platform -> what is taken, the first that can run.
+# Platform -> implementations by preference; the first that can run is chosen.
 PREFERENCES = {
   'cpu': ('blocks',),
   'gpu': ('cudnn', 'pallas_gpu', 'xla'),
@@ -233,10 +234,10 @@ PREFERENCES = {
 
 
 def choose(wanted: str | None, case: attention_kernels.Case) -> str:
-  """The implementation for a case: the wanted one, or None's by platform.
+  """The wanted implementation; None chooses by the case's platform.
 
   Raises:
-    UserError: the wanted one cannot run there.
+    UserError: the wanted one cannot run in this case.
   """
   if wanted is None:
     names = PREFERENCES.get(case.platform, ('xla',))
@@ -245,7 +246,7 @@ def choose(wanted: str | None, case: attention_kernels.Case) -> str:
   if obstacle:
     raise errors.UserError(
       f"model.attention='{wanted}' {obstacle}; change that, leave "
-      'model.attention out to have one chosen, or take one that runs '
+      'model.attention out to have one chosen, or use one that runs '
       f'everywhere: {", ".join(PORTABLE)}'
     )
   return wanted
@@ -274,7 +275,7 @@ def attend_cached(
   position_BxT: jax.Array,
   bias_BxHxTxM: jax.Array | None = None,
 ) -> jax.Array:
-  """Attention of new positions to a cache in which key j is position j."""
+  """Attention of new positions to a cache whose key j has position j."""
   keys_M = jnp.arange(k_BxMxGxK.shape[1])
   mask_BxTxM = keys_M[None, None, :] <= position_BxT[:, :, None]
   return reference(q_BxTxHxK, k_BxMxGxK, v_BxMxGxK, mask_BxTxM, bias_BxHxTxM)
@@ -286,7 +287,7 @@ def rotate(
   """Rotary position embedding (Su et al. 2021, equation 34).
 
   Pairs are (i, i + K/2), the layout of the Llama checkpoints, not neighbours
-  as in the paper; the two differ by a permutation of K. Angles in float32.
+  as in the paper; the two differ by a permutation of K. Angles are float32.
   """
   half = x_BxLxHxK.shape[-1] // 2
   frequency_k = base ** (-jnp.arange(half, dtype=jnp.float32) / half)

@@ -1,9 +1,9 @@
-"""Fused attention kernels: what each needs, and how it is called on a mesh.
+"""Fused attention kernels: their requirements, and their calls on a mesh.
 
-XLA cannot split a Pallas kernel, so each runs under `shard_map`, on the rows
-and heads that a device holds; so does cuDNN's, so that there is one way only.
-On CPU the Pallas kernels run interpreted, which is slow and meant for tests:
-`config.py` refuses them to a user there.
+XLA cannot split a Pallas kernel, so each runs under `shard_map` on the rows and
+heads that a device holds, and so does cuDNN's, for uniformity. On CPU the
+Pallas kernels run interpreted, which is slow and only used by tests: the config
+refuses them on that platform.
 
 Axes besides the project's legend: `G` key-value heads.
 """
@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 
 from lm.runtime import sharding
 
-# Positions in a block; the lanes of a TPU's vector unit.
+# Positions in a block: the number of lanes of a TPU's vector unit.
 _BLOCK = 128
 
 
@@ -29,10 +29,15 @@ _BLOCK = 128
 class Case:
   """What the choice of a kernel depends on, known before compiling.
 
-  platform: `cpu`, `gpu` or `tpu`. compute_capability: of an NVIDIA GPU, else 0.
-  attention: of `attention.ATTENTIONS`. L: length of the side that attends to
-  itself. one_segment: rows of training hold one segment, with padding after
-  it, as rows of scoring and generating do. bias: one is added to the scores.
+  platform: `cpu`, `gpu` or `tpu`.
+  compute_capability: that of an NVIDIA GPU, 0 for other devices.
+  attention: a pattern of `attention.ATTENTIONS`.
+  L: length of the side that attends to itself.
+  K: head size.
+  dtype: name of the dtype of queries, keys and values.
+  one_segment: whether training rows hold one segment, with padding after it,
+    as rows of scoring and generation do.
+  bias: whether a bias is added to the scores.
   """
 
   platform: str
@@ -47,10 +52,11 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-  """run(q, k, v, segment, *, causal, interpret) -> [B, L, H, K], unsharded.
+  """A kernel and its requirements.
 
-  obstacle(case) is why it cannot run there, in words that follow its name, or
-  an empty string.
+  run(q, k, v, segment, *, causal, interpret) -> [B, L, H, K], unsharded.
+  obstacle(case): the reason why the kernel cannot run, as the predicate of a
+    sentence about it; empty if it can.
   """
 
   run: Callable[..., jax.Array]
@@ -68,11 +74,11 @@ def attend(
   attention: str,
   mesh: jax.sharding.Mesh,
 ) -> jax.Array:
-  """Runs a kernel of `KERNELS` on every device's rows and heads."""
+  """Runs a kernel of `KERNELS` on each device's rows and heads."""
   kernel = KERNELS[name]
   row_axes = sharding.BATCH[0]
   parts = math.prod(mesh.shape[axis] for axis in row_axes)
-  # A lone prompt is no batch to split: each device reads all of it.
+  # A batch that cannot be split, such as one prompt, is read by every device.
   rows = row_axes if len(q_BxLxHxK) % parts == 0 else None
   heads = P(rows, None, 'tensor', None)
   run = functools.partial(
@@ -86,7 +92,7 @@ def attend(
     mesh=mesh,
     in_specs=(heads, heads, heads, P(rows, None), P(rows, None)),
     out_specs=heads,
-    # Kernels do not declare along which axes what they return varies.
+    # Kernels do not declare the mesh axes along which their outputs vary.
     check_vma=False,
   )(q_BxLxHxK, k_BxLxGxK, v_BxLxGxK, order_BxL, segment_BxL)
 
@@ -102,10 +108,10 @@ def _bidirectional(run, q, k, v, order, segment):
 
 
 def _prefix(run, q, k, v, order, segment):
-  """Two stock calls: the prefix sees itself, what follows what is before it.
+  """Two calls of the kernel, a full one for the prefix and a causal one.
 
-  Among all that sees all, the positions behind a prefix are segments of their
-  own numbers, negative ones: the prefix does not see them.
+  In the full call, positions after a prefix have the negated number of their
+  segment, so that the prefix does not see them.
   """
   prefix = order == 0
   apart = jnp.where(prefix, segment, -segment)
@@ -124,14 +130,14 @@ _CALLS = {
 
 
 def _cudnn(q, k, v, segment, *, causal, interpret):
-  """Flash attention of cuDNN, causal, one segment a row.
+  """cuDNN's causal flash attention, for rows of one segment.
 
-  Padding comes after the segment, so that causal attention hides it from every
-  real position. A mask of segments would become a bias [B, H, L, L].
+  Padding follows the segment, so causal attention hides it from all other
+  positions. A mask of segments would become a bias [B, H, L, L].
   """
   del segment, interpret
   if not causal:
-    raise ValueError('cudnn is causal only: without a mask all see padding')
+    raise ValueError('cudnn is causal only: others would attend to padding')
   return jax.nn.dot_product_attention(
     q, k, v, is_causal=True, implementation='cudnn'
   )
@@ -162,10 +168,10 @@ def _cudnn_obstacle(case: Case) -> str:
 def _pallas_gpu(q, k, v, segment, *, causal, interpret):
   """Flash attention in Pallas (Triton), with segments."""
   H, K = q.shape[2:]
-  # It knows no groups. Head h reads key-value head h // repeats.
+  # The kernel has no grouped queries. Head h reads key-value head h // repeats.
   repeats = H // k.shape[2]
-  # What the shared memory of an A100, an H100 and an RTX 4090 holds; its own
-  # default of 128 exceeds all three with wide heads.
+  # These blocks fit the shared memory of an A100, an H100 and an RTX 4090; the
+  # kernel's default of 128 exceeds all three with wide heads.
   wide = _head_bytes(K, q.dtype) > 256
   block = 32 if wide else _BLOCK
   return triton.mha(
@@ -188,7 +194,7 @@ def _pallas_gpu(q, k, v, segment, *, causal, interpret):
 
 
 def _head_bytes(K: int, dtype) -> int:
-  """Of one position's query; heads are padded to a power of two."""
+  """Bytes of one position's query; heads are padded to a power of two."""
   return (1 << (K - 1).bit_length()) * jnp.dtype(dtype).itemsize
 
 
@@ -196,7 +202,7 @@ def _pallas_gpu_obstacle(case: Case) -> str:
   return _first(
     *_on_gpu(case),
     _without_bias(case),
-    _of_whole_blocks(case),
+    _in_whole_blocks(case),
     (
       _head_bytes(case.K, case.dtype) > 512,
       'needs heads (model.head_size) of at most 128 in float32 '
@@ -206,9 +212,9 @@ def _pallas_gpu_obstacle(case: Case) -> str:
 
 
 def _splash(q, k, v, segment, *, causal, interpret):
-  """Splash attention in Pallas (Mosaic): blocks that see nothing are skipped.
+  """Splash attention in Pallas (Mosaic), which skips fully masked blocks.
 
-  Blocks of up to 512 positions, as in MaxText.
+  Blocks have up to 512 positions, as in MaxText.
   """
   _, L, H, K = q.shape
   mask = splash.CausalMask((L, L)) if causal else splash.FullMask((L, L))
@@ -227,7 +233,7 @@ def _splash(q, k, v, segment, *, causal, interpret):
     ),
     interpret=interpret,
   )
-  # Heads before positions, and a row at a time; the kernel does not scale.
+  # The kernel reads one row, heads before positions, and does not scale scores.
   q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q * K**-0.5, k, v))
   out_BxHxLxK = jax.vmap(kernel)(q, k, v, splash.SegmentIds(segment, segment))
   return jnp.swapaxes(out_BxHxLxK, 1, 2)
@@ -237,11 +243,11 @@ def _splash_obstacle(case: Case) -> str:
   return _first(
     (case.platform != 'tpu', f'runs on TPU, not on {case.platform}'),
     _without_bias(case),
-    _of_whole_blocks(case),
+    _in_whole_blocks(case),
   )
 
 
-# A check is (whether it fails, what it then says).
+# A check is (whether it fails, the message in that case).
 _Check = tuple[bool, str]
 
 
@@ -260,10 +266,10 @@ def _on_gpu(case: Case) -> tuple[_Check, _Check]:
   )
 
 
-def _of_whole_blocks(case: Case) -> _Check:
+def _in_whole_blocks(case: Case) -> _Check:
   return (
     case.L % _BLOCK != 0,
-    'needs data.sequence_length (of an encoder-decoder, each side of it) to be '
+    'needs data.sequence_length (in an encoder-decoder, each side of it) to be '
     f'a multiple of {_BLOCK}, not {case.L}',
   )
 

@@ -1,10 +1,9 @@
 """The layers of a Transformer, and their shape.
 
-Pre-norm, `x + attention(norm(x))`, or post-norm, `norm(x + attention(x))`, as
-in BERT; the same for an encoder-decoder's cross-attention and for the MLP.
+Attention, cross-attention and the MLP are pre-norm, `x + attention(norm(x))`,
+or post-norm, `norm(x + attention(x))`, as in BERT.
 
-Axes besides the project's legend: `G` key-value heads, `M` positions that are
-attended to.
+Axes besides the project's legend: `G` key-value heads, `M` keys.
 """
 
 import dataclasses
@@ -75,12 +74,18 @@ FIELDS = field.section(
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
-  """The shape of a stack; the fields are those of `config.model`.
+  """The shape of a stack; fields not listed here are those of `config.model`.
 
-  V: vocabulary; L: positions with a learned embedding; N: layers; D: width;
-  H: query heads; G: key-value heads; K: size of a head; F: width inside the
-  MLP. cross: each layer reads an encoder, too. attention, implementation,
-  mesh: see `attention.attend`.
+  V: size of the vocabulary.
+  L: number of positions with a learned embedding.
+  N: number of layers.
+  D: width.
+  H: number of query heads.
+  G: number of key-value heads.
+  K: head size.
+  F: width of the MLP.
+  attention, implementation, mesh: see `attention.attend`.
+  cross: whether each layer attends to an encoder, too.
   """
 
   V: int
@@ -117,10 +122,10 @@ class TransformerConfig:
 
   @property
   def branch_scale(self) -> float:
-    """Variance of what ends a residual branch, at first, over that of others.
+    """Initial variance of a residual branch's last kernel, over that of others.
 
-    Branches that are not normed start small: all of a stack add up (Radford et
-    al. 2019, section 2.3).
+    Branches that are not normed start small, since those of all layers add up
+    (Radford et al. 2019, section 2.3).
     """
     if self.norm_placement == 'post':
       return 1.0
@@ -137,7 +142,7 @@ def norm(cfg: TransformerConfig, name: str | None = None) -> nn.Module:
 
 
 def kernel_init(scale: float = 1.0):
-  """Normal, of a variance `scale` over the number of inputs."""
+  """Normal initializer with variance `scale` / number of inputs."""
   return nn.initializers.variance_scaling(scale, 'fan_in', 'normal')
 
 
@@ -148,11 +153,11 @@ def dense(
   scale: float = 1.0,
   **options: Any,
 ) -> nn.Module:
-  """A layer of weights, whose gradient is that of `products.py`.
+  """A linear layer, whose gradient is that of `dot_general.py`.
 
   Args:
     scale: see `kernel_init`.
-    options: of `nn.DenseGeneral`.
+    options: arguments of `nn.DenseGeneral`.
   """
   return nn.DenseGeneral(
     features,
@@ -163,22 +168,22 @@ def dense(
   )
 
 
-# (q, k, v) -> (heads, kept): what is kept, a cache or nothing, is handed back.
+# (q, k, v) -> (heads, kept), where `kept` is a cache or None.
 Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 
 
 class Attends(NamedTuple):
-  """How a layer's heads meet: its own positions, and those of an encoder."""
+  """A layer's self-attention, and its cross-attention if it has an encoder."""
 
-  own: Attend
-  across: Attend | None = None
+  self_attend: Attend
+  cross_attend: Attend | None = None
 
 
 class Attention(nn.Module):
   """Multi-head attention with grouped keys and values.
 
-  rotary: whether rotary positions turn queries and keys where the stack has
-  them; across two sequences there is no distance to tell.
+  rotary: whether rotary embeddings apply if the stack has them; positions of
+    two different sequences have no distance.
   """
 
   cfg: TransformerConfig
@@ -194,7 +199,8 @@ class Attention(nn.Module):
   ) -> tuple[jax.Array, Any]:
     cfg = self.cfg
     project = functools.partial(dense, cfg, use_bias=cfg.bias)
-    # Scores that are not scaled start as if they were (Raffel et al. 2020).
+    # Unscaled scores initially have the variance of scaled ones (Raffel et al.
+    # 2020).
     query_scale = 1 if cfg.scale_attention else 1 / cfg.K
     q_BxLxHxK = project((cfg.H, cfg.K), scale=query_scale, name='query')(
       x_BxLxD
@@ -207,7 +213,7 @@ class Attention(nn.Module):
       q_BxLxHxK = attention_lib.rotate(q_BxLxHxK, position_BxL, cfg.rotary_base)
       k_BxMxGxK = attention_lib.rotate(k_BxMxGxK, position_BxL, cfg.rotary_base)
     if not cfg.scale_attention:
-      q_BxLxHxK = q_BxLxHxK * cfg.K**0.5  # undoes what all kernels do
+      q_BxLxHxK = q_BxLxHxK * cfg.K**0.5  # undoes the scaling of all kernels
     heads_BxLxHxK, kept = attend(q_BxLxHxK, k_BxMxGxK, v_BxMxGxK)
     out = project(cfg.D, axis=(-2, -1), scale=cfg.branch_scale, name='out')
     return out(heads_BxLxHxK), kept
@@ -233,10 +239,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-  """One layer.
-
-  Returns beside the output what `attends` kept, of both.
-  """
+  """One layer; returns its output and what both parts of `attends` kept."""
 
   cfg: TransformerConfig
 
@@ -264,20 +267,20 @@ class Block(nn.Module):
 
     y_BxLxD = before('attention_norm', x_BxLxD)
     mixed_BxLxD, kept = Attention(cfg, name='attention')(
-      y_BxLxD, y_BxLxD, position_BxL, attends.own
+      y_BxLxD, y_BxLxD, position_BxL, attends.self_attend
     )
     x_BxLxD = after('attention_norm', x_BxLxD + dropout(mixed_BxLxD))
-    kept_across = None
+    cross_kept = None
     if cfg.cross:
-      read_BxLxD, kept_across = Attention(
+      read_BxLxD, cross_kept = Attention(
         cfg, rotary=False, name='cross_attention'
       )(
         before('cross_attention_norm', x_BxLxD),
         encoded_BxMxD,
         position_BxL,
-        attends.across,
+        attends.cross_attend,
       )
       x_BxLxD = after('cross_attention_norm', x_BxLxD + dropout(read_BxLxD))
     h_BxLxD = FeedForward(cfg, name='mlp')(before('mlp_norm', x_BxLxD))
     x_BxLxD = after('mlp_norm', x_BxLxD + dropout(h_BxLxD))
-    return x_BxLxD, (kept, kept_across)
+    return x_BxLxD, (kept, cross_kept)

@@ -1,10 +1,11 @@
-"""The product of activations and weights, its gradient written out.
+"""The product of activations and weights, with an explicit gradient.
 
-Left to JAX, the gradient of the weights is `gradient x activations`, transposed
-afterwards. XLA multiplies on CPU only what is contracted last on the left and
-first on the right, so it copies the left one to the other order, and where that
-is the wide side of an MLP, or of the vocabulary, the copy takes up to four
-times the product's own time. Here the narrower one of the two stands left.
+JAX's gradient of the weights is `gradient x activations`, transposed
+afterwards. On CPU, XLA multiplies only operands whose contracted axis is last
+on the left and first on the right, so it copies the left one to the other
+order. Where that is the wide side of an MLP or of the vocabulary, the copy
+takes up to four times as long as the product. Here the narrower operand is on
+the left.
 """
 
 import functools
@@ -17,12 +18,12 @@ from jax import lax
 def dot_general(
   x: jax.Array, kernel: jax.Array, dimension_numbers, precision=None
 ) -> jax.Array:
-  """What Flax's layers take for `lax.dot_general`, of which it is a case.
+  """A special case of `lax.dot_general`, for Flax's layers to use.
 
   Args:
     x: [..., C...].
     kernel: [C..., O...].
-    dimension_numbers: those of C, no batch.
+    dimension_numbers: the axes of C, without batch axes.
     precision: see `lax.dot_general`.
 
   Returns:
@@ -50,23 +51,27 @@ def _product(count, precision, x, kernel):
 
 
 def _forward(count, precision, x, kernel):
-  # Not by `_product`: what rematerialization keeps it tells by `dot_general`.
-  inside = _last(count, x), tuple(range(count))
-  y = lax.dot_general(x, kernel, (inside, ((), ())), precision)
+  # Not `_product`: policies of rematerialization look for `lax.dot_general`.
+  contract_inner = _last(count, x), tuple(range(count))
+  y = lax.dot_general(x, kernel, (contract_inner, ((), ())), precision)
   return y, (x, kernel)
 
 
 def _backward(count, precision, residuals, gradient):
   x, kernel = residuals
   outs = _last(kernel.ndim - count, kernel)
-  of_outs = _last(len(outs), gradient), outs
+  contract_outs = _last(len(outs), gradient), outs
   rows = tuple(range(x.ndim - count))
-  of_rows = rows, rows
-  d_x = lax.dot_general(gradient, kernel, (of_outs, ((), ())), precision)
+  contract_rows = rows, rows
+  d_x = lax.dot_general(gradient, kernel, (contract_outs, ((), ())), precision)
   if math.prod(kernel.shape[:count]) <= math.prod(kernel.shape[count:]):
-    d_kernel = lax.dot_general(x, gradient, (of_rows, ((), ())), precision)
+    d_kernel = lax.dot_general(
+      x, gradient, (contract_rows, ((), ())), precision
+    )
   else:
-    d_turned = lax.dot_general(gradient, x, (of_rows, ((), ())), precision)
+    d_turned = lax.dot_general(
+      gradient, x, (contract_rows, ((), ())), precision
+    )
     order = (*range(len(outs), kernel.ndim), *range(len(outs)))
     d_kernel = lax.transpose(d_turned, order)
   return d_x, d_kernel

@@ -1,4 +1,4 @@
-"""From tokens to vectors, and from vectors to logits."""
+"""Embeddings of tokens, positions and types, and the readout to logits."""
 
 import flax.linen as nn
 import jax
@@ -51,9 +51,9 @@ class Embeddings(nn.Module):
 
   def setup(self):
     cfg = self.cfg
-    # Small also for the readout's sake, where it is tied: at first a token's
-    # own logit is the largest (Radford et al. 2018, section 4.1). T5, which
-    # scales the readout, begins with 1.
+    # Small, since a tied readout initially gives the token that is read the
+    # largest logit (Radford et al. 2018, section 4.1). T5, which scales the
+    # readout, starts with 1.
     token_init = nn.initializers.normal(1.0 if cfg.scale_readout else 0.02)
     init = nn.initializers.normal(0.02)
     self.token = nn.Embed(
@@ -98,7 +98,7 @@ class Embeddings(nn.Module):
     return self.norm(x_BxLxD) if cfg.embedding_norm else x_BxLxD
 
   def readout(self, hidden_BxLxD: jax.Array) -> jax.Array:
-    """Logits; BERT's come by another layer and have a bias of their own."""
+    """Logits; BERT's readout adds a layer before and a bias after."""
     cfg = self.cfg
     transforms = cfg.readout == 'transform'
     if transforms:
@@ -138,7 +138,7 @@ def embed(
   *,
   key: jax.Array | None = None,
 ) -> jax.Array:
-  """What the first layer reads; `key` draws its dropout mask, None: no mask."""
+  """Input of the first layer; `key` draws its dropout mask, None: no mask."""
   x_BxLxD = Embeddings(cfg).apply(
     {'params': sharding.gather(params, SHARDING, 'fsdp', cfg.mesh)},
     tokens_BxL,
@@ -154,7 +154,7 @@ def embed(
 def logits(
   cfg: blocks.TransformerConfig, params: types.Params, hidden_BxLxD: jax.Array
 ) -> jax.Array:
-  """[B, L, V]."""
+  """Logits of hidden states, [B, L, V]."""
   return Embeddings(cfg).apply(
     {'params': params}, hidden_BxLxD, method=Embeddings.readout
   )

@@ -1,12 +1,12 @@
-"""Encoder-decoders (Vaswani et al. 2017) of the same layers as one stack.
+"""Encoder-decoders (Vaswani et al. 2017).
 
-The encoder reads its side of a row in both directions; the decoder reads its
-own from left to right, and in each layer what the encoder made of the segment
-of the same number. Both share the token embeddings.
+The encoder reads its side of a row in both directions. The decoder reads the
+other side from left to right, and each of its layers attends to the encoder's
+output for the segment with the same number. Both share the token embeddings.
 
-T5 (Raffel et al. 2020) is relative positions, RMSNorm, no bias and scores that
-are not scaled; 1.0 with ReLU and a tied, scaled readout, 1.1 with a gated GELU
-and a readout of its own.
+T5 (Raffel et al. 2020) has relative positions, RMSNorm, no biases and unscaled
+scores; version 1.0 has ReLU and a tied, scaled readout, version 1.1 a gated
+GELU and an untied readout.
 """
 
 import dataclasses
@@ -22,10 +22,10 @@ from lm.models import blocks, embeddings, heads, readout, stack
 def make(
   encoder: blocks.TransformerConfig, decoder: blocks.TransformerConfig
 ) -> types.Model:
-  """The pure functions of two stacks, see `base.Model`.
+  """The pure functions of two stacks, see `types.Model`.
 
   Args:
-    encoder: differs from the decoder in N, attention and implementation.
+    encoder: may differ from the decoder in N, attention and implementation.
     decoder: its `cross` is set.
   """
   model = _TwoStacks(stack.Stack(encoder), stack.Stack(decoder))
@@ -44,7 +44,7 @@ def make(
 
 @dataclasses.dataclass(frozen=True)
 class _TwoStacks:
-  """Embeddings, an encoder and a decoder; parameters are always given."""
+  """Embeddings, an encoder and a decoder; parameters are arguments."""
 
   encoder: stack.Stack
   decoder: stack.Stack
@@ -101,8 +101,8 @@ class _TwoStacks:
     real_BxM = batch.encoder_segment_BxM > 0
     cache = {
       'length': jnp.sum(batch.segment_BxL != 0, axis=1, dtype=jnp.int32),
-      # A row that fills up a batch, of padding alone, sees it.
-      'sees': real_BxM | ~jnp.any(real_BxM, axis=1, keepdims=True),
+      # A row of padding alone, which fills up a batch, sees padding.
+      'encoder_mask': real_BxM | ~jnp.any(real_BxM, axis=1, keepdims=True),
       'layers': kept,
     }
     return hidden_BxLxD, cache
@@ -118,11 +118,11 @@ class _TwoStacks:
       x_BxTxD,
       position_BxT,
       cache['layers'],
-      cache['sees'],
+      cache['encoder_mask'],
     )
     return hidden_BxTxD, {
       'length': cache['length'] + T,
-      'sees': cache['sees'],
+      'encoder_mask': cache['encoder_mask'],
       'layers': kept,
     }
 

@@ -1,4 +1,4 @@
-"""What tasks read out beside tokens; asked for by name in `model.heads`."""
+"""Heads that tasks read out beside tokens, named in `model.heads`."""
 
 import flax.linen as nn
 import jax
@@ -9,10 +9,10 @@ from lm.models import blocks
 
 
 class Pooler(nn.Module):
-  """BERT's: a layer with tanh on the hidden state of a segment's first token.
+  """BERT's pooler: a tanh layer, for the hidden state of the first token.
 
-  Callers pick the positions (Devlin et al. 2019, section 3, calls the result
-  C).
+  Callers select the positions. Devlin et al. 2019, section 3, call the result
+  C.
   """
 
   cfg: blocks.TransformerConfig
@@ -24,7 +24,7 @@ class Pooler(nn.Module):
     return jnp.tanh(dense(hidden_BxLxD))
 
 
-# Head -> its module, from hidden [B, l, D].
+# Name -> module, called with hidden states [B, l, D].
 HEADS = {'pooler': Pooler}
 
 
@@ -66,6 +66,6 @@ def apply(
   params: types.Params,
   hidden_BxLxD: jax.Array,
 ) -> jax.Array:
-  """What the head makes of hidden states."""
+  """Output of the head `name` at hidden states."""
   variables = {'params': params['heads'][name]}
   return HEADS[name](cfg).apply(variables, hidden_BxLxD)

@@ -1,4 +1,4 @@
-"""Transformers of one stack: decoders and encoders, by who sees whom."""
+"""Transformers of one stack: decoders and encoders differ in attention only."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ from lm.models import blocks, embeddings, heads, readout, stack
 
 
 def make(cfg: blocks.TransformerConfig) -> types.Model:
-  """The pure functions of one stack, see `base.Model`."""
+  """The pure functions of one stack, see `types.Model`."""
   model = _OneStack(cfg)
   return types.Model(
     init=model.init,
@@ -28,7 +28,7 @@ def make(cfg: blocks.TransformerConfig) -> types.Model:
 
 @dataclasses.dataclass(frozen=True)
 class _OneStack:
-  """Embeddings and a stack; parameters are always given."""
+  """Embeddings and a stack; parameters are arguments."""
 
   cfg: blocks.TransformerConfig
 

@@ -1,7 +1,7 @@
-"""Reading out hidden states: which positions, and how many at a time.
+"""The readout of hidden states: which positions, and how many at a time.
 
-Losses, scorers, validation and unmasking share the two functions `read_out` and
-`map_chunks`, and the log-probabilities built on them.
+Losses, scorers, validation and unmasking share `read_out` and `map_chunks`, and
+the log-probabilities built on them.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,16 +12,16 @@ import jax.numpy as jnp
 
 from lm import types
 
-# Logits that exist at a time; 256 MiB of float32.
+# Maximum number of logits in memory at a time: 256 MiB of float32.
 _LOGITS = 1 << 26
 
 
 def read_out(
   hidden_BxLxD: jax.Array, batch: types.Batch
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """What is predicted: hidden [B, P, D], targets [B, P] and weights [B, P].
+  """Predictions' hidden states [B, P, D], targets [B, P] and weights [B, P].
 
-  Where the batch names positions, only those; else P is L.
+  P is L where `predict_BxP` of the batch is None.
   """
   if batch.predict_BxP is None:
     return hidden_BxLxD, batch.targets_BxL, batch.weights_BxL
@@ -52,8 +52,8 @@ def predicted(batch: types.Batch) -> jax.Array:
 
 
 def _is_prediction(predict_BxP: jax.Array) -> jax.Array:
-  """1 for positions, 0 for the zeros behind them."""
-  # Positions rise: only the first of a row can be 0 itself.
+  """1 for positions, 0 for the zeros that follow them."""
+  # Positions are ascending: only the first of a row can be 0 itself.
   first_P = jnp.arange(predict_BxP.shape[1]) == 0
   return ((predict_BxP > 0) | first_P[None, :]).astype(jnp.float32)
 
@@ -61,12 +61,15 @@ def _is_prediction(predict_BxP: jax.Array) -> jax.Array:
 def map_chunks(
   function: Callable[[Any], Any], arrays: Sequence[jax.Array], chunk: int
 ) -> Any:
-  """`function` of arrays [B, P, ...], at most `chunk` positions at a time.
+  """Applies a function to arrays [B, P, ...] in chunks along P.
 
-  Chunks walk along P and keep B whole, so that a sharded batch stays sharded.
+  B is not split, so that a sharded batch stays sharded.
+
+  Args:
+    chunk: maximum number of positions that `function` sees at a time.
 
   Returns:
-    What it returns, [B, P, ...].
+    The function's results, [B, P, ...].
   """
   length = arrays[0].shape[1]
   if chunk >= length:
@@ -76,7 +79,7 @@ def map_chunks(
 
 
 def split(arrays: Any, chunk: int) -> Any:
-  """[B, P, ...] to [ceil(P / chunk), B, chunk, ...], padded with zeros."""
+  """Splits [B, P, ...] into [ceil(P / chunk), B, chunk, ...], zero-padded."""
 
   def split_one(x_BxP):
     length = x_BxP.shape[1]
@@ -90,7 +93,7 @@ def split(arrays: Any, chunk: int) -> Any:
 
 
 def join(parts: Any) -> Any:
-  """[n, B, chunk, ...] to [B, n x chunk, ...]."""
+  """Joins chunks [n, B, chunk, ...] to [B, n x chunk, ...]."""
 
   def join_one(part):
     whole = jnp.moveaxis(part, 0, 1)
@@ -118,13 +121,14 @@ def token_log_probs(
   Args:
     hidden, logits: those of a `types.Model`.
     allowed_V: bool, ids that have a probability; None: all.
-    chunk: positions of each row whose logits exist at a time; None: as many as
-      `positions_at_a_time` says.
+    chunk: positions of each row whose logits exist at a time; None: the result
+      of `positions_at_a_time`.
 
   Returns:
     float32 [B, P]: natural logarithms of the probabilities among the allowed
-    ids, and the special mass, what the other ids would have had together. Where
-    nothing is predicted they are of the text's own token, or of PAD.
+    ids, and the special mass, the total probability of the other ids before
+    they were excluded. Where nothing is predicted, the values are those of the
+    text's own token or of PAD.
   """
   hidden_BxPxD, targets_BxP, _ = read_out(hidden(params, batch), batch)
 
@@ -142,7 +146,7 @@ def token_log_probs(
 def masked_log_probs(
   logits_xV: jax.Array, targets: jax.Array, allowed_V: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
-  """Log-probabilities among allowed ids, and what the others would have had.
+  """Log-probabilities among allowed ids, and the mass of the others.
 
   Returns:
     float32 [...]: natural logarithms, and probabilities.

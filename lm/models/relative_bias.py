@@ -1,11 +1,11 @@
 """T5's relative positions: a learned bias on the scores of each head.
 
-Raffel et al. 2020, section 2.1: distances are put into 32 buckets, half of them
-exact, the others on a logarithmic scale up to 128, beyond which all share the
-last. The layers of a stack share one table.
+Raffel et al. 2020, section 2.1: distances fall into 32 buckets, half of them
+exact, the others on a logarithmic scale up to 128, beyond which all distances
+share the last bucket. The layers of a stack share one table.
 
-Segments lie in one piece: inside of one, distances in a row are distances of
-positions, and one bias serves all rows.
+Segments are contiguous, so distances within a segment equal distances in the
+row, and one bias serves all rows.
 
 Axes besides the project's legend: `M` keys, `Z` buckets, `T` new positions.
 """
@@ -37,18 +37,18 @@ def bucket(distance: np.ndarray, *, bidirectional: bool) -> np.ndarray:
 def bias(
   table_ZxH: jax.Array, queries: int, keys: int, *, bidirectional: bool
 ) -> jax.Array:
-  """What is added to the scores of a row that attends to itself.
+  """Bias on the scores of a row that attends to itself.
 
   Returns:
     [1, H, queries, keys] in float32.
   """
-  # Distance d stands at index d, from the end where it is negative.
+  # Distance d is at index d, counted from the end if it is negative.
   around = queries + keys
   distance = np.arange(around)
   distance = np.where(distance < keys, distance, distance - around)
   by_distance_xH = table_ZxH[bucket(distance, bidirectional=bidirectional)]
-  # Each row begins one earlier in the circle than the one above it. A lookup
-  # of each pair would have a scatter as its gradient.
+  # Each row starts one place earlier in the circle than the row above it. The
+  # gradient of a lookup per pair would be a scatter.
   heads = table_ZxH.shape[1]
   rows = jnp.broadcast_to(by_distance_xH.T[:, None], (heads, queries, around))
   skewed = rows.reshape(heads, -1)[:, : queries * (around - 1)]
@@ -62,7 +62,7 @@ def bias_at(
   *,
   bidirectional: bool,
 ) -> jax.Array:
-  """What is added to the scores of new positions on those of a cache.
+  """Bias on the scores of new positions with the keys of a cache.
 
   Returns:
     [B, H, T, keys] in float32.

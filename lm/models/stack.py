@@ -1,7 +1,6 @@
-"""A stack of layers and the last norm, run whole or one position after another.
+"""A stack of layers and the final norm, on whole rows or with a cache.
 
-Axes besides the project's legend: `G` key-value heads, `M` positions of an
-encoder, `T` new positions.
+Axes besides the project's legend: `G` key-value heads, `T` new positions.
 """
 
 import dataclasses
@@ -47,12 +46,12 @@ class Side(NamedTuple):
 
 
 def side(batch: types.Batch) -> Side:
-  """A decoder's, or of the one stack that there is."""
+  """The side of the decoder, or of the only stack."""
   return Side(batch.order_BxL, batch.segment_BxL, batch.position_BxL)
 
 
 class Encoded(NamedTuple):
-  """What cross-attention reads."""
+  """The encoder's output, which cross-attention reads."""
 
   hidden_BxMxD: jax.Array
   segment_BxM: jax.Array
@@ -60,16 +59,16 @@ class Encoded(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Stack:
-  """N layers; parameters are always given.
+  """N layers; parameters are arguments.
 
-  {'layers'} stacked along N, {'final_norm'} but after post-norm layers, whose
-  output is normed, {'relative'} with relative positions.
+  The parameters are {'layers'}, stacked along N, {'final_norm'} unless layers
+  are post-norm, and {'relative'} if positions are relative.
   """
 
   cfg: blocks.TransformerConfig
 
   def init(self, key: jax.Array) -> types.Params:
-    """Parameters."""
+    """Draws the parameters."""
     cfg = self.cfg
     x_1x1xD = jnp.zeros((1, 1, cfg.D), cfg.dtype)
     ids_1x1 = jnp.zeros((1, 1), jnp.int32)
@@ -100,7 +99,7 @@ class Stack:
     *,
     key: jax.Array | None = None,
   ) -> jax.Array:
-    """Hidden states of whole rows; `key` draws dropout masks, None: none."""
+    """Hidden states of whole rows; `key` draws dropout, None: no dropout."""
     cfg = self.cfg
     attends = self._attends(params, rows, encoded)
 
@@ -127,26 +126,28 @@ class Stack:
     length: int,
     encoded: Encoded | None = None,
   ) -> tuple[jax.Array, list[Any]]:
-    """Hidden states, and each layer's keys and values with room for `length`.
+    """Hidden states, and each layer's cache of keys and values.
 
-    Those of an encoder's positions come second, None without one.
+    Returns:
+      [B, L, D], and for each layer ((keys, values) [B, length, G, K], those of
+      the encoder's positions [B, M, G, K], or None without an encoder).
     """
     attends = self._attends(params, rows, encoded)
     padding = ((0, 0), (0, length - x_BxLxD.shape[1]), (0, 0), (0, 0))
 
-    def own(q, k, v):
-      heads, _ = attends.own(q, k, v)
+    def self_attend(q, k, v):
+      heads, _ = attends.self_attend(q, k, v)
       return heads, (jnp.pad(k, padding), jnp.pad(v, padding))
 
-    def across(q, k, v):
-      heads, _ = attends.across(q, k, v)
+    def cross_attend(q, k, v):
+      heads, _ = attends.cross_attend(q, k, v)
       return heads, (k, v)
 
     return self._decode(
       params,
       x_BxLxD,
       rows.position_BxL,
-      [blocks.Attends(own, across)] * self.cfg.N,
+      [blocks.Attends(self_attend, cross_attend)] * self.cfg.N,
       None if encoded is None else encoded.hidden_BxMxD,
     )
 
@@ -156,13 +157,14 @@ class Stack:
     x_BxTxD: jax.Array,
     position_BxT: jax.Array,
     past: Sequence[Any],
-    sees_BxM: jax.Array | None = None,
+    encoder_mask_BxM: jax.Array | None = None,
   ) -> tuple[jax.Array, list[Any]]:
-    """Hidden states of new positions, and what `start` keeps, with them.
+    """Hidden states of new positions, and the extended cache.
 
     Args:
-      past: what was kept.
-      sees_BxM: the encoder's positions that a row reads; None without one.
+      past: the cache that `start` or `extend` returned.
+      encoder_mask_BxM: bool, the encoder's positions that a row reads; None
+        without an encoder.
     """
     bias_BxHxTxM = None
     if self.cfg.position == 'relative':
@@ -174,22 +176,23 @@ class Stack:
       )
     row_Bx1 = jnp.arange(len(position_BxT))[:, None]
 
-    def attends(kept, kept_across):
-      def own(q, k, v):
+    def attends(kept, cross_kept):
+      def self_attend(q, k, v):
         k = kept[0].at[row_Bx1, position_BxT].set(k, mode='drop')
         v = kept[1].at[row_Bx1, position_BxT].set(v, mode='drop')
         heads = attention_lib.attend_cached(q, k, v, position_BxT, bias_BxHxTxM)
         return heads, (k, v)
 
-      def across(q, k, v):
-        del k, v  # of no position
+      def cross_attend(q, k, v):
+        del k, v  # computed from no position of the encoder
         mask_BxTxM = jnp.broadcast_to(
-          sees_BxM[:, None], (*position_BxT.shape, sees_BxM.shape[1])
+          encoder_mask_BxM[:, None],
+          (*position_BxT.shape, encoder_mask_BxM.shape[1]),
         )
-        heads = attention_lib.reference(q, *kept_across, mask_BxTxM)
-        return heads, kept_across
+        heads = attention_lib.reference(q, *cross_kept, mask_BxTxM)
+        return heads, cross_kept
 
-      return blocks.Attends(own, across)
+      return blocks.Attends(self_attend, cross_attend)
 
     return self._decode(
       params,
@@ -200,7 +203,7 @@ class Stack:
     )
 
   def _attends(self, params, rows: Side, encoded: Encoded | None):
-    """Of whole rows; keeps nothing."""
+    """Attention over whole rows, without a cache."""
     cfg = self.cfg
     bias_1xHxLxL = None
     if cfg.position == 'relative':
@@ -212,7 +215,7 @@ class Stack:
         bidirectional=cfg.attention != 'causal',
       )
 
-    def own(q, k, v):
+    def self_attend(q, k, v):
       heads = attention_lib.attend(
         q,
         k,
@@ -226,8 +229,8 @@ class Stack:
       )
       return heads, None
 
-    def across(q, k, v):
-      heads = attention_lib.attend_across(
+    def cross_attend(q, k, v):
+      heads = attention_lib.cross_attend(
         q,
         k,
         v,
@@ -237,10 +240,10 @@ class Stack:
       )
       return heads, None
 
-    return blocks.Attends(own, across)
+    return blocks.Attends(self_attend, cross_attend)
 
   def _decode(self, params, x_BxTxD, position_BxT, attends, encoded_BxMxD):
-    """Runs the layers unrolled, each with `attends` of its own."""
+    """Runs the layers unrolled, each with its own entry of `attends`."""
     layers = unstack(params['layers'], self.cfg.N)
     kept = []
     for layer_params, attend in zip(layers, attends, strict=True):
@@ -263,7 +266,7 @@ class Stack:
 
 
 def _attend_nothing(q, k, v):
-  """Stands in for attention while parameters are made."""
+  """Replaces attention while parameters are drawn."""
   del k, v
   return q, None
 
@@ -271,7 +274,7 @@ def _attend_nothing(q, k, v):
 def _run_layers(
   cfg: blocks.TransformerConfig, layer: Callable, stacked, x_BxLxD: jax.Array
 ) -> jax.Array:
-  """Applies N layers in turn, unrolled or as a scan over the stack."""
+  """Applies N layers in sequence, unrolled or as a scan over the stack."""
   if REMATS[cfg.remat] is not None:
     layer = jax.checkpoint(layer, policy=REMATS[cfg.remat])
   if not cfg.scan_layers:
@@ -288,7 +291,7 @@ def _run_layers(
 def unstack(stacked: Any, count: int) -> list[Any]:
   """The trees along the leading axis; the gradient is one stack.
 
-  Left to itself, each slice's gradient is padded to the whole stack and added.
+  JAX's gradient would pad each slice's to the whole stack and add them up.
   """
   leaves, structure = jax.tree.flatten(stacked)
   return [structure.unflatten([x[i] for x in leaves]) for i in range(count)]

@@ -1,10 +1,10 @@
 """The Transformer family: its shape, rules and costs, for all architectures.
 
-GPT-2 (Radford et al. 2019) is learned positions, LayerNorm, GELU, biases and a
-tied readout; Llama (Touvron et al. 2023) is rotary positions, RMSNorm, SwiGLU,
-grouped queries and no bias; BERT (Devlin et al. 2019) is GPT-2's shape with
-norms behind the branches and on the embeddings, types, and a readout that
-transforms; T5 (Raffel et al. 2020) see `encoder_decoder.py`.
+GPT-2 (Radford et al. 2019) has learned positions, LayerNorm, GELU, biases and a
+tied readout; Llama (Touvron et al. 2023) has rotary positions, RMSNorm, SwiGLU,
+grouped queries and no biases; BERT (Devlin et al. 2019) has GPT-2's shape with
+post-norm layers, a norm on the embeddings, token types, and a readout with a
+layer of its own. For T5 (Raffel et al. 2020) see `encoder_decoder.py`.
 """
 
 import dataclasses
@@ -114,7 +114,7 @@ FIELDS = field.section(
   **heads.FIELDS,
 )
 
-# Layers are stacked: their leading axis N is not split.
+# Parameters of layers are stacked: their leading axis N is not split.
 _RULES = types.ParameterRules(
   sharding=(
     (r'/(query|key|value)/kernel$', P(None, 'fsdp', 'tensor', None)),
@@ -128,7 +128,8 @@ _RULES = types.ParameterRules(
     (r'/(out|down|dense)/bias$', P()),
     *embeddings.SHARDING,
   ),
-  # To matrices, not to norms, biases, and tables of positions and types.
+  # Weight decay applies to matrices, but not to norms, biases, and tables of
+  # positions and types.
   decay=(
     (r'norm/|bias$|/(position|type|relative)/', False),
     (r'/(kernel|embedding|readout_kernel)$', True),
@@ -148,7 +149,7 @@ _RULES = types.ParameterRules(
   ),
 )
 
-# Fields whose values the mesh divides -> the axis that does.
+# Field -> mesh axis whose size must divide the field's value.
 _SPLITS = {
   'data.vocab_size': 'tensor',
   'model.num_heads': 'tensor',
@@ -161,7 +162,7 @@ _SPLITS = {
 def make(
   config, objective: types.Objective, mesh: jax.sharding.Mesh | None
 ) -> types.Model:
-  """See `types.Family`."""
+  """Builds the model; see `types.Family`."""
   device = jax.devices()[0] if mesh is None else mesh.devices.flat[0]
   chosen = choose_attention(config, objective, device)
   if mesh is None and set(chosen.values()) & set(attention_kernels.KERNELS):
@@ -184,13 +185,14 @@ def make(
 def choose_attention(
   config, objective: types.Objective, device: jax.Device
 ) -> dict[str, str]:
-  """What computes attention on devices like `device`, see `attention.choose`.
+  """Implementations of attention on devices like `device`.
 
   Returns:
-    The implementation of each stack, by `encoder` and `decoder`.
+    `encoder` or `decoder` -> the implementation of that stack, see
+    `attention.choose`.
 
   Raises:
-    UserError: `model.attention` cannot run there.
+    UserError: `model.attention` cannot run on such devices.
   """
   model = config.model
   capability = getattr(device, 'compute_capability', '')
@@ -200,7 +202,7 @@ def choose_attention(
       model.attention,
       attention_kernels.Case(
         platform=device.platform,
-        # AMD's are names, gfx90a.
+        # AMD's capabilities are names such as gfx90a.
         compute_capability=float(capability) if numeric else 0.0,
         attention=attention,
         L=length,
@@ -215,7 +217,7 @@ def choose_attention(
 
 
 def check(config):
-  """Raises UserError unless the fields of `model` fit together."""
+  """Raises UserError unless the fields of `model` are consistent."""
   model = config.model
   sides = model.architecture == 'encoder_decoder'
   if sides != (model.num_encoder_layers > 0):
@@ -232,17 +234,17 @@ def check(config):
     raise errors.UserError(
       f'model.num_heads={model.num_heads} is not divisible by '
       f'model.num_kv_heads={model.num_kv_heads}, so query heads cannot share '
-      'keys evenly; change one'
+      'keys evenly; change one of them'
     )
   if model.position == 'rotary' and model.head_size % 2:
     raise errors.UserError(
-      f"model.position='rotary' turns pairs, but model.head_size="
+      f"model.position='rotary' rotates pairs, but model.head_size="
       f'{model.head_size} is odd; change it, or model.num_heads'
     )
   if model.scale_readout and not model.tie_embeddings:
     raise errors.UserError(
       'model.scale_readout=True undoes the size of tied embeddings, but '
-      'model.tie_embeddings=False; change one'
+      'model.tie_embeddings=False; change one of them'
     )
 
 
@@ -251,17 +253,17 @@ def flops(
 ) -> dict[str, int]:
   """FLOPs of a row's forward pass, by part.
 
-  One stack of width 4, 2 heads of 2, 1 key-value head, gated MLP of 8, 1 layer,
-  vocabulary 10, length 3
+  One stack of width 4, 2 heads of size 2, 1 key-value head, a gated MLP of
+  width 8, 1 layer, vocabulary 10, length 3:
   projections  2 x 3 x 4 x (4 + 2 x 2 + 4) = 288
   attention    2 x 2 x 4 x 9 pairs         = 144
   mlp          2 x 3 x 4 x 8 x 3           = 576
   readout      2 x 3 x 4 x 10              = 240
 
-  With an encoder of 1 layer and length 5 besides
+  With an encoder of 1 layer and length 5 in addition:
   projections  + 2 x 5 x 4 x 12                  encoder        = 480
                + 2 x 4 x (3 x (4 + 4) + 5 x 2 x 2)   cross      = 352
-  attention    + 2 x 2 x 4 x (25 pairs + 15 across)             = 640
+  attention    + 2 x 2 x 4 x (25 pairs + 15 cross)              = 640
   mlp          + 2 x 5 x 4 x 8 x 3               encoder        = 960
 
   Args:
@@ -273,7 +275,7 @@ def flops(
   keys = 2 * model.num_kv_heads * model.head_size
   gated = blocks.ACTIVATIONS[model.activation][1]
   mlp = model.mlp_width * (3 if gated else 2)
-  # Positions of all layers together.
+  # Numbers of positions, summed over layers.
   decoder = model.num_layers * capacity.tokens
   encoder = model.num_encoder_layers * capacity.encoder_tokens
   cross = model.num_layers * capacity.encoder_tokens
@@ -299,7 +301,7 @@ def flops(
 
 
 def _self_pairs(objective: types.Objective, convention: str) -> int:
-  """Pairs of a query and a key in each layer of the decoder, or only stack."""
+  """Number of query-key pairs in each layer of the decoder, or only stack."""
   tokens = objective.capacity.tokens
   if convention == 'square':
     return tokens**2
@@ -312,7 +314,7 @@ def _self_pairs(objective: types.Objective, convention: str) -> int:
 
 
 def _shape(config, mesh: jax.sharding.Mesh | None) -> blocks.TransformerConfig:
-  """What all stacks of a model share; the rest differs by side."""
+  """The shape that all stacks of a model share; `make` adds what differs."""
   model: Any = config.model
   return blocks.TransformerConfig(
     V=config.data.vocab_size,
@@ -349,7 +351,7 @@ def _shape(config, mesh: jax.sharding.Mesh | None) -> blocks.TransformerConfig:
 
 
 def _sides(config, objective: types.Objective) -> dict[str, tuple[str, int]]:
-  """Each stack's attention to itself and the length of its rows."""
+  """Stack -> pattern of its self-attention and length of its rows."""
   attention, capacity = objective.attention, objective.capacity
   architecture = config.model.architecture
   if architecture != 'encoder_decoder':

@@ -43,22 +43,22 @@ RENAMED = {
 
 
 def spec(config) -> types.ObjectiveSpec:
-  """What is known beforehand of the objective that `objective.name` names."""
+  """The spec of the objective that `objective.name` names."""
   return OBJECTIVES[config.objective.name]
 
 
 def make(
   config, tokenizer: tokenizer_lib.Tokenizer | None = None
 ) -> types.Objective:
-  """The objective that `objective.name` of a resolved config names.
+  """Builds the objective that `objective.name` of a resolved config names.
 
   Args:
-    tokenizer: what made the ids; without one every id below `data.vocab_size`
-      that is not special counts as a piece of text.
+    tokenizer: the tokenizer of the ids; without one every id below
+      `data.vocab_size` that is not special counts as a piece of text.
 
   Raises:
-    UserError: rows are too short for a token, or so long that what marks noise
-      runs out.
+    UserError: rows are too short for a token, or so long that sentinels run
+      out.
   """
   name, length = config.objective.name, config.data.sequence_length
   made = spec(config).make(config, tokenizer)

@@ -11,7 +11,7 @@ _NOTHING = np.zeros(0, np.int32)
 
 
 def make(config, tokenizer=None) -> types.Objective:
-  """The objective for rows of `data.sequence_length` positions."""
+  """Builds the objective for rows of `data.sequence_length` positions."""
   del tokenizer
   length = config.data.sequence_length
   return types.Objective(
@@ -30,7 +30,7 @@ def make(config, tokenizer=None) -> types.Objective:
 def corrupt(
   record: types.Record, rng: np.random.Generator
 ) -> Sequence[types.Example]:
-  """Shifts a chunk right by one behind BOS; every token of it is a target.
+  """Shifts a chunk right by one after BOS; every token of it is a target.
 
   ids      [10 11 12 EOS]     a chunk that ends its document
   tokens   [BOS 10 11 12]

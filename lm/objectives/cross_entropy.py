@@ -1,11 +1,10 @@
-"""Cross-entropy with its own gradient, plain and chunked along the length.
+"""Cross-entropy with its gradient written out, plain and chunked along L.
 
 Losses return a sum and its weight; the one division is in `step.py`.
 
-Label smoothing and z-loss are terms of their own beside the cross-entropy, so
-that its term is always the true one, in nats. They enter the trained loss by
-their factors in `Objective.coefficients`, and evaluation has none of them:
-validation loss is never smoothed.
+Label smoothing and z-loss are extras: they are added to what is trained, and
+reported beside a cross-entropy that is always the true one, in nats. Evaluation
+has none of them: validation loss is never smoothed.
 """
 
 import functools
@@ -15,13 +14,14 @@ import jax
 import jax.numpy as jnp
 
 from lm import field, types
+from lm.models import readout
 
 
 def _smoothing(log_z, target_logit, mean_logit):
-  """What smoothed labels add to the cross-entropy, over their share.
+  """What smoothed labels add to the cross-entropy, divided by their share e.
 
-  Of (1 - e) one-hot + e / V the cross-entropy is log Z - (1 - e) target_logit
-  - e mean_logit (Szegedy et al. 2016, section 7).
+  With the labels (1 - e) one-hot + e / V the cross-entropy is log Z - (1 - e)
+  target_logit - e mean_logit (Szegedy et al. 2016, section 7).
   """
   del log_z
   return target_logit - mean_logit
@@ -33,7 +33,7 @@ def _z(log_z, target_logit, mean_logit):
   return log_z**2
 
 
-# Term beside the cross-entropy -> its value from `logit_statistics`.
+# Name of an extra -> its value, from `logit_statistics`.
 EXTRAS = {'smoothing': _smoothing, 'z': _z}
 
 FIELDS = field.section(
@@ -58,7 +58,7 @@ FIELDS = field.section(
 
 
 def extras(config) -> dict[str, float]:
-  """The terms beside the cross-entropy that a config trains -> factor."""
+  """The extras that a config trains -> their factors."""
   factors = {
     'smoothing': config.train.label_smoothing,
     'z': config.train.z_loss,
@@ -136,11 +136,9 @@ def _statistics_forward(logits_xV, targets):
 
 def _statistics_backward(residuals, gradients):
   softmax_xV, one_hot_xV = _softmax_and_one_hot(*residuals)
-  of_log_z, of_target, of_mean = (x[..., None] for x in gradients)
+  d_log_z, d_target, d_mean = (x[..., None] for x in gradients)
   gradient_xV = (
-    softmax_xV * of_log_z
-    + one_hot_xV * of_target
-    + of_mean / softmax_xV.shape[-1]
+    softmax_xV * d_log_z + one_hot_xV * d_target + d_mean / softmax_xV.shape[-1]
   )
   return gradient_xV.astype(residuals[0].dtype), None
 
@@ -159,43 +157,50 @@ def token_cross_entropy(
   chunk: int = 0,
   factors: Mapping[str, float] | None = None,
 ) -> types.Terms:
-  """Weighted sums over the tokens: the cross-entropy in nats, and the extras.
+  """Weighted sums over the tokens: what is trained, and its parts.
 
-  With `chunk` positions at a time only that slice of the logits exists. Its
-  gradient is taken at once, in the forward pass, and kept instead of it, so
-  that nothing is computed twice. Chunks walk along L and keep B whole, so that
-  a sharded batch stays sharded.
-
-  The gradient kept is that of cross-entropy + sum of factor * extra: a loss
-  must hold the terms in these proportions. In others, which the chunks cannot
-  know, their gradient is NaN.
+  With `chunk` only the logits of that many positions exist at a time. Their
+  gradient is computed at once, in the forward pass, and kept in their place, so
+  that nothing is computed twice: this is possible since one term alone has a
+  gradient, and a later pass can only scale it. Chunks walk along L and keep B
+  whole, so that a sharded batch stays sharded.
 
   Args:
     logits: hidden [B, l, D] -> logits [B, l, V].
     hidden_BxLxD: hidden states.
     targets_BxL: int ids.
     weights_BxL: float32, 0 where nothing is predicted.
-    name: of the cross-entropy's term.
+    name: the name of the cross-entropy's term.
     normalizer: the weight of the terms; None: the sum of the weights.
     chunk: positions read out at a time; 0, L or more reads out all.
     factors: of `extras`, in training; None in evaluation.
 
   Returns:
-    Terms `name` and those of `factors`, all of one weight.
+    Without factors the term `name`, in nats. With factors the term TRAINED, the
+    cross-entropy + sum of factor * extra, and without gradient the terms that
+    are only reported: `name` and the extras. All have one weight.
   """
   weight = jnp.sum(weights_BxL) if normalizer is None else normalizer
-  length = targets_BxL.shape[1]
   factors = tuple((factors or {}).items())
-  if not chunk or chunk >= length:
+  arrays = hidden_BxLxD, targets_BxL, weights_BxL
+  if not chunk or chunk >= targets_BxL.shape[1]:
     values = _values(logits(hidden_BxLxD), targets_BxL, factors)
-    sums = [jnp.sum(value_BxL * weights_BxL) for value_BxL in values]
+    parts = _sums(values, weights_BxL)
+    trained = _mix(parts, factors)
   else:
-    arrays = _pad((hidden_BxLxD, targets_BxL, weights_BxL), -length % chunk)
     # What the readout closes over becomes an argument, to have a gradient.
-    readout, closed = jax.closure_convert(logits, hidden_BxLxD[:, :chunk])
-    sums = _chunked(readout, chunk, factors, closed, *arrays)
+    closed_logits, closed = jax.closure_convert(logits, hidden_BxLxD[:, :chunk])
+    trained, parts = _chunked(
+      closed_logits, factors, closed, *readout.split(arrays, chunk)
+    )
+  if not factors:
+    return {name: (trained, weight)}
   names = [name, *(extra for extra, _ in factors)]
-  return {n: (total, weight) for n, total in zip(names, sums, strict=True)}
+  reported = zip(names, jax.lax.stop_gradient(parts), strict=True)
+  return {
+    types.TRAINED: (trained, weight),
+    **{n: (total, weight) for n, total in reported},
+  }
 
 
 def token_values(
@@ -212,19 +217,16 @@ def token_values(
   `token_cross_entropy`; with `chunk` the logits are computed again in the
   backward pass.
   """
-  length = targets_BxL.shape[1]
   factors = tuple((factors or {}).items())
-  if not chunk or chunk >= length:
-    return _values(logits(hidden_BxLxD), targets_BxL, factors)
-  arrays = _pad((hidden_BxLxD, targets_BxL), -length % chunk)
+  arrays = hidden_BxLxD, targets_BxL
 
-  @jax.checkpoint
-  def values(xs):
-    hidden_BxcxD, targets_Bxc = xs
+  def values(arrays):
+    hidden_BxcxD, targets_Bxc = arrays
     return _values(logits(hidden_BxcxD), targets_Bxc, factors)
 
-  found = jax.lax.map(values, _split(chunk, arrays))
-  return [_join(value)[:, :length] for value in found]
+  if not chunk or chunk >= targets_BxL.shape[1]:
+    return values(arrays)
+  return readout.map_chunks(jax.checkpoint(values), arrays, chunk)
 
 
 def _values(logits_xV, targets, factors):
@@ -237,6 +239,10 @@ def _values(logits_xV, targets, factors):
   return [log_z - target_logit, *values]
 
 
+def _sums(values, weights):
+  return [jnp.sum(value * weights) for value in values]
+
+
 def _mix(values, factors):
   """What is trained: the cross-entropy plus the extras times their factors."""
   mixed = values[0]
@@ -245,83 +251,55 @@ def _mix(values, factors):
   return mixed
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _chunked(
-  readout, chunk, factors, closed, hidden_BxLxD, targets_BxL, weights_BxL
-):
-  def body(totals, xs):
-    hidden_BxcxD, targets_Bxc, weights_Bxc = xs
-    values = _values(readout(hidden_BxcxD, *closed), targets_Bxc, factors)
-    parts = [jnp.sum(value_Bxc * weights_Bxc) for value_Bxc in values]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _chunked(logits, factors, closed, *arrays):
+  """(trained sum, sums of `_values`); only the first has a gradient.
+
+  Args:
+    logits: (hidden [B, c, D], *closed) -> logits [B, c, V].
+    arrays: hidden states, targets and weights of the chunks, [n, B, c, ...].
+  """
+
+  def body(totals, chunk):
+    hidden_BxcxD, targets_Bxc, weights_Bxc = chunk
+    values = _values(logits(hidden_BxcxD, *closed), targets_Bxc, factors)
+    parts = _sums(values, weights_Bxc)
     return jax.tree.map(jnp.add, totals, parts), None
 
-  start = [jnp.zeros((), jnp.float32)] * (1 + len(factors))
-  xs = _split(chunk, (hidden_BxLxD, targets_BxL, weights_BxL))
-  return jax.lax.scan(body, start, xs)[0]
+  zero = [jnp.zeros((), jnp.float32)] * (1 + len(factors))
+  totals, _ = jax.lax.scan(body, zero, arrays)
+  return _mix(totals, factors), totals
 
 
-def _chunked_forward(
-  readout, chunk, factors, closed, hidden_BxLxD, targets_BxL, weights_BxL
-):
-  def body(carry, xs):
-    hidden_BxcxD, targets_Bxc, weights_Bxc = xs
+def _chunked_forward(logits, factors, closed, *arrays):
+  def body(carry, chunk):
+    hidden_BxcxD, targets_Bxc, weights_Bxc = chunk
 
     def loss(hidden_BxcxD, closed):
-      values = _values(readout(hidden_BxcxD, *closed), targets_Bxc, factors)
-      parts = [jnp.sum(value_Bxc * weights_Bxc) for value_Bxc in values]
+      values = _values(logits(hidden_BxcxD, *closed), targets_Bxc, factors)
+      parts = _sums(values, weights_Bxc)
       return _mix(parts, factors), (parts, _mix(values, factors))
 
     gradient = jax.grad(loss, argnums=(0, 1), has_aux=True)
-    (d_hidden, d_closed), (parts, mixed_Bxc) = gradient(hidden_BxcxD, closed)
-    return jax.tree.map(jnp.add, carry, (parts, d_closed)), (
-      d_hidden,
-      mixed_Bxc,
+    (d_hidden_BxcxD, d_closed), (parts, d_weights_Bxc) = gradient(
+      hidden_BxcxD, closed
     )
+    carry = jax.tree.map(jnp.add, carry, (parts, d_closed))
+    return carry, (d_hidden_BxcxD, d_weights_Bxc)
 
   zero = [jnp.zeros((), jnp.float32)] * (1 + len(factors))
   start = zero, jax.tree.map(jnp.zeros_like, closed)
-  xs = _split(chunk, (hidden_BxLxD, targets_BxL, weights_BxL))
-  (totals, d_closed), parts = jax.lax.scan(body, start, xs)
-  d_hidden_BxLxD, mixed_BxL = jax.tree.map(_join, parts)
-  return totals, (d_closed, d_hidden_BxLxD, mixed_BxL)
+  (totals, d_closed), (d_hidden, d_weights) = jax.lax.scan(body, start, arrays)
+  return (_mix(totals, factors), totals), (d_closed, d_hidden, d_weights)
 
 
-def _chunked_backward(readout, chunk, factors, residuals, gradients):
-  del readout, chunk
-  scale, *of_extras = gradients
-  for (_, factor), given in zip(factors, of_extras, strict=True):
-    wanted = factor * gradients[0]
-    near = jnp.abs(given - wanted) <= 1e-4 * jnp.abs(wanted)
-    scale = jnp.where(near, scale, jnp.nan)
-  d_closed, d_hidden_BxLxD, d_weights_BxL = jax.tree.map(
+def _chunked_backward(logits, factors, residuals, gradients):
+  del logits, factors
+  scale, _ = gradients
+  d_closed, d_hidden, d_weights = jax.tree.map(
     lambda x: (x.astype(jnp.float32) * scale).astype(x.dtype), residuals
   )
-  return d_closed, d_hidden_BxLxD, None, d_weights_BxL
+  return d_closed, d_hidden, None, d_weights
 
 
 _chunked.defvjp(_chunked_forward, _chunked_backward)
-
-
-def _pad(arrays, count):
-  """`count` positions more, of weight 0."""
-  if not count:
-    return arrays
-  return jax.tree.map(
-    lambda x: jnp.pad(x, [(0, 0), (0, count)] + [(0, 0)] * (x.ndim - 2)), arrays
-  )
-
-
-def _split(chunk, arrays):
-  """[B, L, ...] to [L / chunk, B, chunk, ...]."""
-
-  def split(x_BxL):
-    parts = x_BxL.reshape(x_BxL.shape[0], -1, chunk, *x_BxL.shape[2:])
-    return jnp.moveaxis(parts, 1, 0)
-
-  return jax.tree.map(split, arrays)
-
-
-def _join(parts):
-  """[L / chunk, B, chunk, ...] to [B, L, ...]."""
-  whole = jnp.moveaxis(parts, 0, 1)
-  return whole.reshape(whole.shape[0], -1, *whole.shape[3:])

@@ -11,7 +11,7 @@ from lm.objectives import layout
 
 
 def make(config, tokenizer=None) -> types.Objective:
-  """The objective; it has no settings of its own."""
+  """Builds the objective, which has no fields of its own."""
   del tokenizer
   return layout.objective(config, pair=shuffle, lengths=lambda n, rng: [(n, n)])
 
@@ -19,7 +19,7 @@ def make(config, tokenizer=None) -> types.Objective:
 def shuffle(
   record: types.Record, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Shuffles the tokens of a chunk; the EOS of a document's end stays there.
+  """Shuffles the tokens of a chunk; an EOS at its end stays in place.
 
   ids      [10 11 12 13 EOS]     a chunk that ends its document
   inputs   [12 10 13 11 EOS]
@@ -35,6 +35,7 @@ SPEC = types.ObjectiveSpec(
   make=make,
   architectures=('encoder_decoder', 'decoder'),
   attention=('prefix', 'causal'),
+  inputs_hold_targets=True,
   data='text',
   reads=('objective.inputs',),
 )

@@ -1,8 +1,8 @@
-"""From inputs and targets to an Example, for each architecture.
+"""The layout of inputs and targets in an Example, for each architecture.
 
 Objectives that are defined by pairs, inputs -> targets, differ in the pair
-alone: `objective` makes them of it, and what a decoder or an encoder-decoder
-reads of a pair is decided here and nowhere else.
+alone: `objective` builds them from it. What a decoder or an encoder-decoder
+reads of a pair is decided only here.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import numpy as np
 from lm import field, types
 from lm.data import tokenizer
 
-# How the positions of a decoder's inputs see one another.
+# Attention among the positions of a decoder's inputs.
 INPUTS = ('bidirectional', 'causal')
 
 FIELDS = field.section(
@@ -29,12 +29,12 @@ FIELDS = field.section(
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """How pairs lie in rows.
+  """How pairs are arranged in rows.
 
   example(inputs, targets): their Example; every target has the weight 1.
-  size(inputs, targets): its size, from their numbers of tokens.
+  size(inputs, targets): its size, given their numbers of tokens.
   attention: see `types.Objective`.
-  sides: whether the inputs have a side of their own.
+  sides: whether the encoder reads the inputs.
   """
 
   example: Callable[[np.ndarray, np.ndarray], types.Example]
@@ -65,17 +65,19 @@ def objective(
   capacity: tuple[int, types.Size] | None = None,
   **options,
 ) -> types.Objective:
-  """An objective that is defined by its pairs.
+  """Builds an objective that is defined by its pairs.
 
   Args:
     pair(record, rng): inputs and targets, in numpy; the targets are predicted
       from left to right, given all of the inputs.
     lengths(n, rng): numbers of tokens (inputs, targets) that the pair of a
-      chunk of n tokens can have: several where its end decides. Makes the same
-      first draws as `pair`.
-    longest(n): such numbers for any draw. None: `lengths` draws nothing.
-    capacity: the longest chunk, and a row's positions. None: the longest of
-      which all pairs fit `data.sequence_length`, found by `longest`.
+      chunk of n tokens can have; several if they depend on an EOS at its end.
+      Its draws equal the first ones of `pair`.
+    longest(n): upper bounds of `lengths` over all draws. None: `lengths` draws
+      nothing.
+    capacity: number of tokens of the longest chunk, and a row's capacity. None:
+      the longest chunk all of whose pairs fit `data.sequence_length`, found
+      by `longest`.
     options: other fields of `types.Objective`.
   """
   layout = make(config)
@@ -100,18 +102,21 @@ def objective(
 def fit(
   upper_bound: Callable[[int], types.Size], length: int, *, sides: bool
 ) -> tuple[int, types.Size]:
-  """The longest chunk of which both sides fit a row, and a row's positions.
+  """Tokens of the longest chunk whose sides fit a row, and a row's capacity.
 
-  It is 0 where not even one token fits.
+  The longest chunk has 0 tokens if not even one token fits.
 
   Args:
+    upper_bound: see `types.Objective`.
     length: positions of a row, both sides together.
+    sides: see `Layout`.
   """
   raw, capacity = 0, types.Size(tokens=0)
   while (wider := widest([capacity, upper_bound(raw + 1)])).positions <= length:
     raw, capacity = raw + 1, wider
   if sides:
-    # What is left, as a chunk more would take both sides, goes to the targets.
+    # One more token of text could need both sides, so positions may be left;
+    # the targets' side has them.
     left = length - capacity.encoder_tokens
     return raw, types.Size(left, capacity.encoder_tokens)
   predictions_ = predictions(capacity.predictions, length)
@@ -119,13 +124,13 @@ def fit(
 
 
 def widest(sizes: Iterable[types.Size]) -> types.Size:
-  """The least size that no part of these exceeds."""
+  """The largest number of each kind of positions among some sizes."""
   columns = zip(*map(dataclasses.astuple, sizes), strict=True)
   return types.Size(*map(max, columns))
 
 
 def decoder(inputs: np.ndarray, targets: np.ndarray) -> types.Example:
-  """One sequence; the inputs see one another, targets what is before them.
+  """One sequence: inputs attend to all inputs, targets to what precedes them.
 
   inputs [10 11], targets [12 13 EOS]
   tokens   [BOS 10 11 12  13]
@@ -144,7 +149,7 @@ def decoder(inputs: np.ndarray, targets: np.ndarray) -> types.Example:
 
 
 def causal_decoder(inputs: np.ndarray, targets: np.ndarray) -> types.Example:
-  """As `decoder`, but also the inputs see only what is before them.
+  """As `decoder`, but inputs attend only to what precedes them, too.
 
   inputs [10 11], targets [12 13 EOS]
   order    [0 1 2 3 4]
@@ -157,7 +162,7 @@ def causal_decoder(inputs: np.ndarray, targets: np.ndarray) -> types.Example:
 def encoder(
   ids_L: np.ndarray, corrupted_L: np.ndarray, weights_L: np.ndarray
 ) -> types.Example:
-  """One sequence in which all see all; a token is predicted at its own place.
+  """One bidirectional sequence; each token is predicted at its own position.
 
   ids [10 11 EOS], corrupted [MASK 11 EOS], weights [1 0 0]
   tokens   [BOS MASK 11 EOS]
@@ -174,7 +179,7 @@ def encoder(
 
 
 def encoder_decoder(inputs: np.ndarray, targets: np.ndarray) -> types.Example:
-  """A side for each; both begin with BOS.
+  """Inputs on the encoder's side, targets on the decoder's, each after BOS.
 
   inputs [10 11], targets [12 13 EOS]
   encoder_tokens  [BOS 10 11]
@@ -195,16 +200,16 @@ def encoder_decoder(inputs: np.ndarray, targets: np.ndarray) -> types.Example:
 def prepend(
   example: types.Example, token: int, *, causal: bool
 ) -> types.Example:
-  """An example with one token more, at the front of its inputs.
+  """Adds a token before the inputs of an example.
 
-  inputs [10 11], targets [12 13 EOS] on a decoder, behind S
+  inputs [10 11], targets [12 13 EOS] on a decoder, token S
   tokens   [BOS S 10 11 12  13]
   targets  [  S 10 11 12 13 EOS]
   weights  [  0  0  0  1  1   1]
   order    [  0  0  0  0  1   2]
 
   Args:
-    causal: order rises from the start.
+    causal: whether order increases from the start.
   """
   if example.encoder_tokens_M is not None:
     tokens_M = _insert(example.encoder_tokens_M, 1, token)
@@ -235,16 +240,16 @@ def _encoder_decoder_size(inputs: int, targets: int) -> types.Size:
 
 
 def predictions(predicted: int, positions: int) -> int:
-  """Positions that a row reads out, a `types.Size.predictions`.
+  """Number of positions that a row reads out, for `types.Size.predictions`.
 
   Args:
     predicted: tokens that a full row predicts.
     positions: positions of the side that predicts.
 
   Returns:
-    0, which stands for all, unless fewer than half are read out; else
     `predicted` with a reserve, since a row of several examples rounds more than
-    once, in multiples of 8.
+    once, in multiples of 8; or 0, which stands for all positions, if that is
+    half of them or more.
   """
   read = -(-(predicted + positions // 64) // 8) * 8
   return read if 2 * read < positions else 0

@@ -1,10 +1,10 @@
 """Masked language modelling (Devlin et al. 2019, section 3.1).
 
-A share of the tokens is chosen anew each time that a text is read (dynamic
-masking: Liu et al. 2019, section 4.1), and predicted from all of the others.
-There are neither sentence pairs nor a second loss. What is chosen together, see
-UNITS: tokens; whole words, as in BERT's release of May 2019; spans of words
-(Joshi et al. 2020, section 3.1, without its span-boundary objective).
+A share of the tokens is drawn each time that a text is read (dynamic masking:
+Liu et al. 2019, section 4.1), and predicted from all of the others. There are
+neither sentence pairs nor a second loss. Tokens are selected one by one, in
+whole words as in BERT's release of May 2019, or in spans of words (Joshi et al.
+2020, section 3.1, without its span-boundary objective), see UNITS.
 """
 
 import functools
@@ -16,18 +16,20 @@ from lm import errors, field, types
 from lm.data import tokenizer as tokenizer_lib
 from lm.objectives import layout, masking
 
-# P(length) = p (1 - p)^(length - 1), cut off behind the longest. The paper says
-# that lengths are clipped there; its mean of 3.8 words is that of lengths cut
-# off and drawn again, since clipped ones have 4.5.
+# P(length) = p (1 - p)^(length - 1), truncated after the longest. The paper
+# says that lengths are clipped; its mean of 3.8 words is that of the truncated
+# distribution, since clipped lengths have a mean of 4.5.
 SPAN_P, SPAN_LONGEST = 0.2, 10
 
-Unit = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
+# (word_M, k, rng) -> indices of the selected tokens, where `word_M` is the word
+# of each maskable token and k the number of tokens to select.
+Select = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
 
 
 def make(
   config, tokenizer: tokenizer_lib.Tokenizer | None = None
 ) -> types.Objective:
-  """The objective; `objective.masked` says how many are chosen, and how."""
+  """Builds the objective from `objective.masked`."""
   cfg, length = config.objective.masked, config.data.sequence_length
   raw_length = length - 1  # BOS
   return types.Objective(
@@ -40,7 +42,7 @@ def make(
     corrupt=functools.partial(
       corrupt,
       rate=cfg.rate,
-      unit=UNITS[cfg.unit],
+      select=UNITS[cfg.unit],
       mask_share=cfg.mask_share,
       random_share=cfg.random_share,
       pieces=len(tokenizer.pieces) if tokenizer else config.data.vocab_size,
@@ -54,9 +56,9 @@ def make(
 
 
 def check(config):
-  """Raises UserError unless the shares of `objective.masked` fit together."""
+  """Raises UserError unless the shares of `objective.masked` are consistent."""
   cfg = config.objective.masked
-  # Shares as 0.85 and 0.15 need not add up to 1 exactly.
+  # Floats such as 0.85 and 0.15 need not add up to 1 exactly.
   if cfg.mask_share + cfg.random_share > 1 + 1e-6:
     raise errors.UserError(
       f'objective.masked.mask_share={cfg.mask_share} and '
@@ -66,9 +68,10 @@ def check(config):
 
 
 def count(maskable: int, rate: float) -> int:
-  """How many of so many tokens are to be chosen, halves rounded to even.
+  """Number of tokens to select, with halves rounded to even.
 
-  At least 1 where there is any: at the rate 0.15 1 of 3, 2 of 10, 38 of 255.
+  It is at least 1 if there is any token: at the rate 0.15, 1 of 3, 2 of 10, 38
+  of 255.
   """
   return max(1, round(rate * maskable)) if maskable else 0
 
@@ -78,30 +81,30 @@ def corrupt(
   rng: np.random.Generator,
   *,
   rate: float,
-  unit: Unit,
+  select: Select,
   mask_share: float,
   random_share: float,
   pieces: int,
 ) -> Sequence[types.Example]:
-  """Chooses tokens, and hides most of them; at the rate 0.5, for instance:
+  """Selects tokens and replaces most of them, here at the rate 0.5:
 
   ids      [300 301 302 303 EOS]       a chunk that ends its document
-  tokens   [BOS 300 MASK 302 303 EOS]  one chosen is masked, one left
+  tokens   [BOS 300 MASK 302 303 EOS]  one selected is masked, one kept
   targets  [BOS 300  301 302 303 EOS]
   weights  [  0   0    1   0   1   0]
   order    [  0   0    0   0   0   0]
 
-  Of the chosen, each by itself and whatever the unit, becomes MASK with the
-  probability `mask_share`, a random piece of text (that it was already, at
-  times) with `random_share`, and stays else. SpanBERT draws once a span there.
+  Each selected token becomes MASK with the probability `mask_share`, a random
+  piece of text, perhaps itself, with the probability `random_share`, and is
+  kept otherwise. These draws are independent, where SpanBERT draws once a span.
 
   Args:
-    pieces: ids of text end here; each of NUM_SPECIAL, ..., pieces - 1 is as
-      likely as a random piece.
+    pieces: end of the ids of text; random pieces are uniform in NUM_SPECIAL,
+      ..., pieces - 1.
   """
   maskable = masking.maskable(record.ids_L)
   k = count(len(maskable), rate)
-  places = maskable[unit(record.word_L[maskable], k, rng)]
+  places = maskable[select(record.word_L[maskable], k, rng)]
   draw = rng.random(len(places))
   random_ids = rng.integers(tokenizer_lib.NUM_SPECIAL, pieces, len(places))
   read = np.where(
@@ -112,15 +115,15 @@ def corrupt(
 
 
 def continuation(context: np.ndarray, scored: np.ndarray) -> types.Example:
-  """One token behind a context, at a mask with nothing to its right.
+  """One token after a context, at a mask with nothing to its right.
 
   context [300 301], scored [302]
   tokens   [BOS 300 301 MASK]
   targets  [BOS 300 301  302]
   weights  [  0   0   0    1]
 
-  A proper distribution, but hardly like what is trained: there, text goes on
-  behind nearly every mask.
+  This is a proper distribution, but unlike training, where text follows nearly
+  every mask.
   """
   if len(scored) != 1:
     raise ValueError(f'scores 1 token at a time, not {len(scored)}')
@@ -130,43 +133,47 @@ def continuation(context: np.ndarray, scored: np.ndarray) -> types.Example:
 def one_masked(
   context: np.ndarray, scored: np.ndarray, index: int
 ) -> types.Example:
-  """Token `index` of `scored` given all others, before and behind it.
+  """Token `index` of `scored` given all others, before and after it.
 
   context [300], scored [301 302 303], index 1
   tokens   [BOS 300 301 MASK 303]
   targets  [BOS 300 301  302 303]
   weights  [  0   0   0    1   0]
 
-  Their sum over `index` is the pseudo-log-likelihood (Salazar et al. 2020,
-  equation 1), which is no likelihood.
+  The log-probabilities' sum over `index` is the pseudo-log-likelihood (Salazar
+  et al. 2020, equation 1), which is no likelihood.
   """
   ids_L = np.concatenate([context, scored])
   return masking.example(ids_L, np.array([len(context) + index]))
 
 
-def tokens(word_M: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
-  """Exactly k tokens; each set of k is as likely."""
+def select_tokens(
+  word_M: np.ndarray, k: int, rng: np.random.Generator
+) -> np.ndarray:
+  """Selects exactly k tokens; each set of k is equally likely."""
   return masking.subset(len(word_M), k, rng)
 
 
-def words(word_M: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
-  """Whole words, drawn in random order; one that makes it more than k is left.
+def select_words(
+  word_M: np.ndarray, k: int, rng: np.random.Generator
+) -> np.ndarray:
+  """Selects whole words in random order, skipping those that would exceed k.
 
-  That is at most k tokens, and more than k - the longest word: a word that was
-  left out had no room, so that less than it was missing, and without one all
-  words are chosen. Of a text of one long word there may be none.
+  The result has at most k tokens, and more than k minus the longest word: a
+  word is skipped only if fewer tokens than its length are missing, and if none
+  is skipped, all words are selected. A text of one long word may yield none.
   """
   bounds = _bounds(word_M)
   return fill(bounds, rng.permutation(len(bounds) - 1), k)
 
 
 def fill(bounds: np.ndarray, order: np.ndarray, k: int) -> np.ndarray:
-  """The tokens of those words that fit into k, taken in order.
+  """Tokens of the words that fit into k, tried in the given order.
 
   bounds [0 2 3 6], order [0 2 1], k 3 -> [0 1 2]
 
   Args:
-    bounds: where each word begins, and the end.
+    bounds: the start of each word, and the end of the last.
   """
   lengths = np.diff(bounds).tolist()
   chosen = np.zeros(len(lengths), bool)
@@ -179,12 +186,14 @@ def fill(bounds: np.ndarray, order: np.ndarray, k: int) -> np.ndarray:
   return np.flatnonzero(np.repeat(chosen, lengths))
 
 
-def spans(word_M: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
-  """Exactly k tokens, in spans of whole words but for the last one's end.
+def select_spans(
+  word_M: np.ndarray, k: int, rng: np.random.Generator
+) -> np.ndarray:
+  """Selects exactly k tokens, in spans of whole words except the last one.
 
-  A span has 1 to 10 words, see SPAN_P, and begins at a word that is not chosen
-  yet, each as likely; it may run into others. The last one ends with token
-  number k, if need be within a word. So does SpanBERT's release, which picks
+  A span has 1 to 10 words, see SPAN_P, starts at a word that is not selected
+  yet, each equally likely, and may overlap others. The last span ends with the
+  k-th token, within a word if necessary, as in SpanBERT's release, which draws
   the first word by one of its tokens.
   """
   bounds = _bounds(word_M)
@@ -196,14 +205,15 @@ def spans(word_M: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
 def cover(
   bounds: np.ndarray, order: np.ndarray, lengths: np.ndarray, k: int
 ) -> np.ndarray:
-  """The first k tokens of spans that begin at words in order.
+  """The first k tokens of spans that start at words in the given order.
 
   bounds [0 2 3 6 7], order [1 2 0 3], lengths [2 1 1 1], k 5
   -> [0 2 3 4 5]
 
   Args:
-    bounds: where each word begins, and the end.
-    lengths: words of each span; of one whose first word is chosen, not used.
+    bounds: the start of each word, and the end of the last.
+    lengths: number of words of each span; a span is skipped if its first word
+      is already selected.
   """
   last = len(bounds) - 1
   chosen = np.zeros(bounds[-1], bool)
@@ -219,22 +229,25 @@ def cover(
   return np.flatnonzero(chosen)
 
 
-# objective.masked.unit -> (word of each maskable token, k, rng) -> which of
-# them are chosen, as numbers below len(word_M).
-UNITS: dict[str, Unit] = {'token': tokens, 'word': words, 'span': spans}
+# objective.masked.unit -> the function that selects in such units.
+UNITS: dict[str, Select] = {
+  'token': select_tokens,
+  'word': select_words,
+  'span': select_spans,
+}
 
 _SPAN_SHARES = (1 - SPAN_P) ** np.arange(SPAN_LONGEST)
 _SPAN_SHARES /= _SPAN_SHARES.sum()
 
 
 def _bounds(word_M: np.ndarray) -> np.ndarray:
-  """Where each word begins, and the end; [0] without a token."""
+  """The start of each word, and the end of the last; [0] without a token."""
   new = np.diff(word_M, prepend=-1, append=-1) != 0
   return np.flatnonzero(new) if len(word_M) else np.zeros(1, np.int64)
 
 
 def _sizes(n, rng, *, rate) -> Sequence[types.Size]:
-  # No less than what is chosen: EOS may be among the n, and words fit in.
+  # Upper bounds: EOS may be among the n, and words may fill less than the rate.
   del rng
   return [types.Size(tokens=n + 1, predictions=count(n, rate))]
 
@@ -268,6 +281,7 @@ SPEC = types.ObjectiveSpec(
   make=make,
   architectures=('encoder',),
   attention=('bidirectional',),
+  inputs_hold_targets=True,
   fields=FIELDS,
   check=check,
 )

@@ -1,6 +1,6 @@
-"""What masked language modelling and masked diffusion share.
+"""Helpers that masked language modelling and masked diffusion share.
 
-Tokens of a text are hidden, each is predicted at its own position, and all
+Tokens of a text are masked, each is predicted at its own position, and all
 positions see one another.
 """
 
@@ -14,7 +14,7 @@ from lm.objectives import layout
 
 
 def maskable(ids_L: np.ndarray) -> np.ndarray:
-  """The places that may be hidden: of text, never of a special token.
+  """Indices of the tokens that may be masked: text, not special tokens.
 
   ids [300 301 EOS] -> [0 1]
   """
@@ -22,7 +22,7 @@ def maskable(ids_L: np.ndarray) -> np.ndarray:
 
 
 def subset(count: int, k: int, rng: np.random.Generator) -> np.ndarray:
-  """k of the numbers below `count`; each set of k is as likely."""
+  """k of the numbers below `count`; each set of k is equally likely."""
   return rng.choice(count, k, replace=False, shuffle=False)
 
 
@@ -33,7 +33,7 @@ def example(
   weight: float = 1.0,
   read: int | np.ndarray = tokenizer.MASK,
 ) -> types.Example:
-  """The Example in which the tokens at some places are predicted.
+  """The Example in which the tokens at the given places are predicted.
 
   ids [300 301 302 EOS], places [0 2], weight 2.0, read [MASK 302]
   tokens   [BOS MASK 301 302 EOS]
@@ -42,8 +42,8 @@ def example(
   order    [  0    0   0   0   0]
 
   Args:
-    weight: of each prediction.
-    read: what the model reads there, one id for all or one for each.
+    weight: loss weight of each prediction.
+    read: ids that the model reads at these places: one for all, or one each.
   """
   read_L = np.array(ids_L, np.int32)
   read_L[places] = read
@@ -53,7 +53,7 @@ def example(
 
 
 def text_tokens(batch: types.Batch) -> jax.Array:
-  """Tokens of text in a batch, hidden or not, float32.
+  """Number of tokens of text in a batch, masked or not, float32.
 
   targets [BOS 300 301 EOS PAD], segment [1 1 1 1 0] -> 2
   """

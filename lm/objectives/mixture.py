@@ -1,7 +1,7 @@
 """A mixture of objectives: UL2's denoisers (Tay et al. 2022, section 3.1).
 
-For each chunk of text one component is drawn. A token of its mode is put at the
-front of what it reads; else its examples are what they are without a mixture.
+One component is drawn for each chunk of text. The token of its mode is
+prepended to its inputs; otherwise its examples are those it has alone.
 """
 
 import dataclasses
@@ -41,12 +41,13 @@ FIELDS = field.section(
 )
 
 
-# Of either side of an encoder-decoder, what one of several components' examples
-# may take. Some fill the encoder and some the decoder: with shorter chunks one
-# of each fits a row, which has half as much padding.
-_PART = 0.6
+# Maximum share of each side of an encoder-decoder that an example of one of
+# several components may fill. Some components mostly fill the encoder, others
+# the decoder: with shorter chunks one of each fits a row, which halves padding.
+_SHARE_OF_SIDE = 0.6
 
-# Chunks whose sizes are drawn to learn how much of each side a component takes.
+# Number of chunks whose sizes are drawn to estimate a component's share of each
+# side.
 _DRAWS = 64
 
 
@@ -57,19 +58,19 @@ def check(config):
     component.check_fields(number)
     allowed = ' or '.join(map(repr, spec.architectures))
     if not _shared_architectures(spec):
-      raise mixture_components.mistake(
+      raise mixture_components.component_error(
         number,
         f"objective '{name}' trains model.architecture={allowed}, on which "
         f'there are no mixtures; train it alone, and mix {_mixable()}',
       )
     if config.model.architecture not in spec.architectures:
-      raise mixture_components.mistake(
+      raise mixture_components.component_error(
         number,
         f"objective '{name}' trains model.architecture={allowed}, not "
         f"'{config.model.architecture}'; change one",
       )
     if spec.data == 'pairs':
-      raise mixture_components.mistake(
+      raise mixture_components.component_error(
         number,
         f"objective '{name}' is trained on pairs, and mixtures on text; train "
         f'it alone, and mix {_mixable()}',
@@ -77,7 +78,7 @@ def check(config):
     try:
       spec.check(component.config(config))
     except errors.UserError as error:
-      raise mixture_components.mistake(number, str(error)) from None
+      raise mixture_components.component_error(number, str(error)) from None
 
 
 def _shared_architectures(spec: types.ObjectiveSpec) -> set[str]:
@@ -95,10 +96,11 @@ def _mixable() -> str:
 
 
 def make(config, tokenizer=None) -> types.Objective:
-  """The objective; `objective.mixture` has the components and the weighting.
+  """Builds the objective from `objective.mixture`.
 
-  A chunk longer than its component's own raw length is cut into consecutive
-  pieces, each an example of its own: all text is read, and shares are of it.
+  A chunk longer than the raw length of its component is cut into consecutive
+  pieces, each with its own example: all text is read, and the components'
+  shares are shares of text.
   """
   parts, capacity = _parts(config, tokenizer)
   shares = [part.share for part in parts]
@@ -106,7 +108,7 @@ def make(config, tokenizer=None) -> types.Objective:
   draw = functools.partial(_pieces, parts=parts, edges=edges)
   causal = {part.objective.attention for part in parts} == {'causal'}
   scored, scorer = _scored(parts)
-  kinds = {kind for part in parts for kind in part.objective.generates}
+  strategies = {name for part in parts for name in part.objective.generates}
   fillings = [part.filling for part in parts if part.objective.filling]
   return types.Objective(
     raw_length=max(part.raw_length for part in parts),
@@ -120,15 +122,22 @@ def make(config, tokenizer=None) -> types.Objective:
     continuation=scored and scored.continuation,
     scored_at_once=scored and scored.objective.scored_at_once,
     filling=fillings[0] if fillings else None,
-    generates=tuple(k for k in ('continuation', 'spans') if k in kinds),
+    generates=tuple(
+      name for name in ('continuation', 'spans') if name in strategies
+    ),
   )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-  """A component with its objective, as the mixture uses it.
+  """A component with its objective.
 
-  index: in the mixture. causal: whether all of the mixture is.
+  index: its index in the mixture.
+  share: see `mixture_components.Component`.
+  name: name of its loss term.
+  mode: id of the mode's token; None without one.
+  causal: whether all components of the mixture are causal.
+  raw_length: tokens of its longest chunk in this mixture.
   """
 
   index: int
@@ -140,7 +149,7 @@ class _Part:
   raw_length: int = 0
 
   def size(self, size: types.Size) -> types.Size:
-    """What an example takes with the mode in front of it."""
+    """Size of an example with the mode's token."""
     more = self.mode is not None
     if size.encoder_tokens:
       return dataclasses.replace(
@@ -149,14 +158,14 @@ class _Part:
     return dataclasses.replace(size, tokens=size.tokens + more)
 
   def example(self, example: types.Example) -> types.Example:
-    """An example with the mode in front of it."""
+    """Prepends the mode's token and sets `component_L`."""
     if self.mode is not None:
       example = layout.prepend(example, self.mode, causal=self.causal)
     component_L = np.full(len(example.tokens_L), self.index, np.int32)
     return dataclasses.replace(example, component_L=component_L)
 
   def upper_bound(self, n: int) -> types.Size:
-    """See `types.Objective`; the mode is included."""
+    """See `types.Objective`; the mode's token is included."""
     return self.size(self.objective.upper_bound(n))
 
   def continuation(
@@ -169,10 +178,11 @@ class _Part:
 
 
 def _parts(config, tokenizer) -> tuple[list[_Part], types.Size]:
-  """The components, each with its raw length, and a row's capacity.
+  """The components with their raw lengths, and a row's capacity.
 
   Raises:
-    UserError: a component cannot be pooled, or has no space in a row.
+    UserError: a component's loss cannot be pooled, or rows are too short for
+      it.
   """
   found = mixture_components.read(config)
   made = [
@@ -189,10 +199,10 @@ def _parts(config, tokenizer) -> tuple[list[_Part], types.Size]:
   for draft, component in zip(drafts, found, strict=True):
     _check_pools(draft, component.objective)
   capacity = _capacity(drafts, config.data.sequence_length)
-  if len(drafts) == 1:  # As it is without a mixture.
+  if len(drafts) == 1:  # A single component has the chunks it has alone.
     raw_lengths = [drafts[0].objective.raw_length]
   else:
-    share = _PART if capacity.encoder_tokens else 1.0
+    share = _SHARE_OF_SIDE if capacity.encoder_tokens else 1.0
     limits = (
       int(share * capacity.tokens),
       int(share * capacity.encoder_tokens),
@@ -217,7 +227,7 @@ def _parts(config, tokenizer) -> tuple[list[_Part], types.Size]:
 
 def _check_pools(part: _Part, name: str):
   if part.objective.upper_bound is None or part.objective.loss is not None:
-    raise mixture_components.mistake(
+    raise mixture_components.component_error(
       part.index,
       f"objective '{name}' has a loss of its own, which cannot be pooled with "
       f'others; train it alone, and mix {_mixable()}',
@@ -233,13 +243,13 @@ def _check_length(part: _Part, length: int):
   try:
     part.objective.check_length(part.raw_length)
   except errors.UserError as error:
-    raise mixture_components.mistake(part.index, str(error)) from None
+    raise mixture_components.component_error(part.index, str(error)) from None
 
 
 def _capacity(parts: Sequence[_Part], length: int) -> types.Size:
-  """A row's two sides, in the proportion in which the components take them.
+  """A row's capacity, its sides in proportion to the components' use of them.
 
-  A component alone has the sides that it has without a mixture.
+  A single component has the capacity that it has without a mixture.
   """
   if not parts[0].objective.capacity.encoder_tokens:
     return types.Size(tokens=length)
@@ -253,7 +263,7 @@ def _capacity(parts: Sequence[_Part], length: int) -> types.Size:
     drawn = [part.objective.sizes(n, rng) for _ in range(_DRAWS)]
     sizes = [part.size(size) for found in drawn for size in found]
     sides = [(size.encoder_tokens, size.tokens) for size in sizes]
-    # Of a token of text.
+    # Positions on each side per token of text.
     taken_2 += part.share * np.sum(sides, axis=0) / (_DRAWS * n)
   encoder_tokens = round(length * taken_2[0] / taken_2.sum())
   return types.Size(length - encoder_tokens, encoder_tokens)
@@ -262,7 +272,7 @@ def _capacity(parts: Sequence[_Part], length: int) -> types.Size:
 def _longest(
   upper_bound: Callable[[int], types.Size], tokens: int, encoder_tokens: int
 ) -> int:
-  """The longest chunk that fits both sides, as do all that are shorter."""
+  """Tokens of the longest chunk such that it and all shorter ones fit."""
   n = 0
   while True:
     size = upper_bound(n + 1)
@@ -278,14 +288,14 @@ def _pieces(
   parts: Sequence[_Part],
   edges: np.ndarray,
 ) -> Iterator[tuple[_Part, slice, np.random.Generator]]:
-  """Draws a component; the pieces of a chunk, and a generator for each."""
-  # One component alone draws what it draws without a mixture.
+  """Draws a component; yields the chunk's pieces with a generator for each."""
+  # A single component makes the same draws as without a mixture.
   index = np.searchsorted(edges, rng.random(), 'right') if len(edges) else 0
   part = parts[index]
   starts = range(0, n, part.raw_length)
   generators = [rng]
   if len(starts) > 1:
-    # Sizes and examples take numbers of draws that differ.
+    # `sizes` and `corrupt` of a piece make different numbers of draws.
     keys = rng.integers(2**63, size=len(starts)).tolist()
     generators = [np.random.Generator(np.random.Philox(key=k)) for k in keys]
   for start, generator in zip(starts, generators, strict=True):
@@ -311,19 +321,19 @@ def _corrupt(record: types.Record, rng, *, draw) -> Sequence[types.Example]:
 
 
 def _scored(parts: Sequence[_Part]) -> tuple[_Part | None, str]:
-  """The component that text is scored with, and how."""
+  """The component that scores text, and its scoring method."""
   if len(parts) == 1 and parts[0].mode is None:
     return parts[0], parts[0].objective.scorer
   for kind in ('conditional', 'exact', 'blocks'):
     for part in parts:
       if part.objective.scorer == kind:
-        # Behind a mode no text is scored from its start.
+        # After a mode's token, text is not scored from its start.
         return part, 'conditional' if kind == 'exact' else kind
   return None, 'none'
 
 
 def _loss(config, parts: Sequence[_Part]) -> dict[str, Any]:
-  """The loss and the coefficients of the weighting; none pools all tokens."""
+  """Fields of the Objective for the weighting; {} pools all tokens."""
   if config.objective.mixture.weighting == 'tokens':
     return {}
   factors = cross_entropy.extras(config)
@@ -349,7 +359,7 @@ def _terms(
   chunk: int,
   factors: Mapping[str, float],
 ) -> types.Terms:
-  """A term a component, of its own tokens; the extras are of all tokens."""
+  """One term per component, over its tokens; extras are over all tokens."""
   hidden_BxLxD = model.hidden(params, batch, key=key, train=train)
   hidden_BxPxD, targets_BxP, weights_BxP = readout.read_out(hidden_BxLxD, batch)
   component_BxP = readout.at_predictions(batch.component_BxL, batch)

@@ -1,4 +1,4 @@
-"""What `objective.mixture.components` names: shares, modes and objectives."""
+"""Components that `objective.mixture.components` names."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -21,7 +21,8 @@ def _denoiser(share: float, mode: str, mean: float, rate: float) -> tuple:
   return (share, mode, 'span', (('mean', mean), ('rate', rate)))
 
 
-# Table 1 of the paper, with its 20 % of S; equal shares within R and within X.
+# Table 1 of Tay et al. 2022, with its share of 20 % for S; shares are equal
+# within R and within X.
 UL2 = (
   _denoiser(0.2, 'R', 3.0, 0.15),
   _denoiser(0.2, 'R', 8.0, 0.15),
@@ -37,8 +38,10 @@ UL2 = (
 class Component:
   """A component as a config names it.
 
-  share: of the raw text, as a ratio. mode: of MODES. objective: its name.
-  fields: what is overridden of its section.
+  share: share of the raw text, relative to those of the other components.
+  mode: a key of MODES.
+  objective: name of its objective.
+  fields: (name, value) of the fields of the objective's section to override.
   """
 
   share: float
@@ -48,7 +51,7 @@ class Component:
 
   @property
   def name(self) -> str:
-    """The objective and what sets it apart, as in span_3_0.15."""
+    """The objective and its overridden values, as in span_3_0.15."""
     values = [
       f'{value:g}' if isinstance(value, float) else str(value)
       for _, value in self.fields
@@ -56,13 +59,13 @@ class Component:
     return '_'.join([self.objective, *values])
 
   def config(self, config) -> ml_collections.ConfigDict:
-    """`config` with this objective alone, in the room behind its mode."""
-    own = ml_collections.ConfigDict(config.to_dict())
-    own.objective.name = self.objective
-    own.data.sequence_length -= bool(self.mode)
+    """The config of this objective alone, its rows without the mode's token."""
+    alone = ml_collections.ConfigDict(config.to_dict())
+    alone.objective.name = self.objective
+    alone.data.sequence_length -= bool(self.mode)
     for name, value in self.fields:
-      own.objective[self.objective][name] = value
-    return own
+      alone.objective[self.objective][name] = value
+    return alone
 
   def check_fields(self, number: int):
     """Raises UserError unless its objective has fields of such values.
@@ -75,18 +78,20 @@ class Component:
       path = f'objective.{self.objective}.{name}'
       if name not in declared:
         listed = ', '.join(declared) or 'none'
-        raise mistake(number, f'there is no field {path}; it has {listed}')
+        raise component_error(
+          number, f'there is no field {path}; it has {listed}'
+        )
       try:
         field.check(path, value, declared[name])
       except errors.UserError as error:
-        raise mistake(number, str(error)) from None
+        raise component_error(number, str(error)) from None
 
 
 def read(config) -> tuple[Component, ...]:
-  """Those of `objective.mixture.components`; None stands for UL2's.
+  """The components of `objective.mixture.components`; None stands for UL2's.
 
   Raises:
-    UserError: they are not written as experiments/base.py says.
+    UserError: the value does not have the form that experiments/base.py states.
   """
   given = config.objective.mixture.components
   if given is None:
@@ -100,7 +105,7 @@ def read(config) -> tuple[Component, ...]:
 
 
 def names(found: Sequence[Component]) -> list[str]:
-  """A name each; of components that differ in mode alone, with a number."""
+  """Distinct names; components that differ only in mode have numbers."""
   distinct: list[str] = []
   for component in found:
     name, number = component.name, 2
@@ -110,8 +115,8 @@ def names(found: Sequence[Component]) -> list[str]:
   return distinct
 
 
-def mistake(number: int, message: str) -> errors.UserError:
-  """What is wrong with a component, by its place."""
+def component_error(number: int, message: str) -> errors.UserError:
+  """An error that names the component by its index."""
   return errors.UserError(f'objective.mixture.components[{number}]: {message}')
 
 
@@ -141,7 +146,7 @@ def _check_read(number: int, component: Component, config):
   for name, value in component.fields:
     path = f'objective.{component.objective}.{name}'
     if why := field.why_unread(config, path, declared[name]):
-      raise mistake(number, f'{path}={value!r} {why}')
+      raise component_error(number, f'{path}={value!r} {why}')
 
 
 def _component(number: int, entry: Any) -> Component:
@@ -149,13 +154,15 @@ def _component(number: int, entry: Any) -> Component:
     share, mode, name, fields = entry
     pairs = tuple((key, value) for key, value in fields)
   except (TypeError, ValueError):
-    raise mistake(
+    raise component_error(
       number, f"{entry!r} is not (share, mode or '', objective, fields)"
     ) from None
   if isinstance(share, bool) or not isinstance(share, int | float):
-    raise mistake(number, f'the share {share!r} is no number')
+    raise component_error(number, f'the share {share!r} is no number')
   if not 0 < share < float('inf'):
-    raise mistake(number, f'the share {share} is out of range: give above 0')
+    raise component_error(
+      number, f'the share {share} is out of range: give above 0'
+    )
   choices = [name for name in objectives.OBJECTIVES if name != 'mixture']
   for kind, value, allowed in (
     ('mode', mode, list(MODES)),
@@ -163,5 +170,7 @@ def _component(number: int, entry: Any) -> Component:
   ):
     if value not in allowed:
       listed = ', '.join(choice or "''" for choice in allowed)
-      raise mistake(number, f"unknown {kind} '{value}'; choose from {listed}")
+      raise component_error(
+        number, f"unknown {kind} '{value}'; choose from {listed}"
+      )
   return Component(float(share), mode, name, pairs)

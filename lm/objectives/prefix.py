@@ -1,7 +1,7 @@
 """Prefix language modelling (Liu et al. 2018; Raffel et al. 2020, section 3.2).
 
-A chunk is split in two: the first part is read in both directions, the second
-predicted from left to right.
+A chunk is split in two: the first part is read in both directions, and the
+second is predicted from left to right.
 """
 
 import numpy as np
@@ -29,7 +29,7 @@ FIELDS = field.section(
 
 
 def make(config, tokenizer=None) -> types.Objective:
-  """The objective; `objective.prefix` says where chunks are split."""
+  """Builds the objective from `objective.prefix`."""
   del tokenizer
   cfg, layout = config.objective.prefix, layout_lib.make(config)
   share = cfg.share if cfg.split == 'fixed' else None
@@ -59,11 +59,11 @@ def make(config, tokenizer=None) -> types.Objective:
 
 
 def split(n: int, rng: np.random.Generator, share: float | None) -> int:
-  """Tokens of the prefix of a chunk of n; at least one token follows it.
+  """Number of tokens in the prefix of a chunk of n, at most n - 1.
 
   Args:
-    share: of the chunk that the prefix is, halves rounded to even; None: each
-      of 0, ..., n - 1 is as likely.
+    share: the prefix's share of the chunk, with halves rounded to even; None:
+      the number is uniform in 0, ..., n - 1.
   """
   if share is None:
     return int(rng.integers(n))
@@ -73,7 +73,7 @@ def split(n: int, rng: np.random.Generator, share: float | None) -> int:
 def split_pair(
   record: types.Record, rng: np.random.Generator, *, share: float | None
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Splits a chunk; with a prefix of two tokens:
+  """Splits a chunk, here with a prefix of two tokens:
 
   ids      [10 11 12 13 EOS]     a chunk that ends its document
   inputs   [10 11]
@@ -92,7 +92,7 @@ def split_pair(
 def _capacity(
   share: float | None, length: int, sides: bool
 ) -> tuple[int, types.Size]:
-  """The longest chunk, and a row's positions."""
+  """Number of tokens of the longest chunk, and a row's capacity."""
   if not sides:
     predictions = 0
     if share is not None:
@@ -101,13 +101,13 @@ def _capacity(
       )
     return length, types.Size(tokens=length, predictions=predictions)
   if share is None:
-    # Either side may have all of a chunk, so that a row holds two (Wang et al.
-    # 2022, section 3.1). If chunks were as long as a side, no two would fit,
-    # whatever their splits: with this reserve 6 % of a row is padding.
+    # Either side may hold all of a chunk, so that a row holds two (Wang et al.
+    # 2022, section 3.1). Two chunks as long as a side would never fit, however
+    # they are split: with this reserve 6 % of a row is padding.
     half = length // 2
     capacity = types.Size(tokens=length - half, encoder_tokens=half)
     return max(1, half - max(2, half // 50)), capacity
-  # BOS stands on both sides; the encoder has room for some segments' more.
+  # Both sides have a BOS; the encoder has a reserve for those of more segments.
   more = length // 64
   raw = length - 1 - more
   inputs = min(round(share * raw), raw - 1) + 1 + more

@@ -1,7 +1,7 @@
 """Span corruption (Raffel et al. 2020, sections 3.1.4 and 3.3, tables 3 to 7).
 
-Some of a chunk's tokens are noise; what is read lacks them, and what is
-predicted are they, or everything. The defaults are T5's.
+Some of a chunk's tokens are noise. The inputs lack them, and the targets are
+either the noise or the whole chunk. The defaults are T5's.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from lm import errors, field, types
 from lm.data import tokenizer as tokenizer_lib
 from lm.objectives import layout as layout_lib, span_noise
 
-# What is predicted, and what stands in place of noise.
+# The contents of the targets, and the replacement of noise in the inputs.
 TARGETS = ('spans', 'everything')
 CORRUPTED = ('sentinel', 'mask', 'drop')
 
@@ -54,9 +54,9 @@ _BEGIN = tokenizer_lib.SENTINELS[0]
 
 
 def make(config, tokenizer=None) -> types.Objective:
-  """The objective; `objective.span` has its options.
+  """Builds the objective from `objective.span`.
 
-  As pairs, of the text a b c d e in which b and e are noise:
+  Pairs of the text a b c d e in which b and e are noise:
 
   target      corrupted  inputs       targets
   spans       sentinel   a S0 c d S1  S0 b S1 e   random spans, table 3
@@ -66,9 +66,9 @@ def make(config, tokenizer=None) -> types.Objective:
   everything  drop       a c d        a b c d e   Lewis et al. 2020, deletion
   everything  sentinel   a S0 c d S1  a b c d e   Lewis et al. 2020, infilling
 
-  The other rows of table 3 are with `noise` iid. Gap sentences (Zhang et al.
-  2020) are the unit `sentence`. EOS ends all targets; inputs have it at a true
-  document end only.
+  The other rows of table 3 have `noise='iid'`. Gap sentences (Zhang et al.
+  2020) have `unit='sentence'`. EOS ends all targets; inputs end in it only at a
+  document's end.
   """
   cfg, layout = config.objective.span, layout_lib.make(config)
   noise = span_noise.Noise(
@@ -83,7 +83,7 @@ def make(config, tokenizer=None) -> types.Objective:
   def pair(record, rng):
     return corrupt(record, rng, noise=noise, form=form)
 
-  # A chunk's length does not tell whether it ends in EOS.
+  # A chunk's length does not determine whether it ends in EOS.
   def lengths(n, rng):
     return _lengths(n, noise.measure(n, rng), form)
 
@@ -112,18 +112,18 @@ def make(config, tokenizer=None) -> types.Objective:
 
 
 def check(config):
-  """Raises UserError unless the fields of `objective.span` fit together."""
+  """Raises UserError unless the fields of `objective.span` are consistent."""
   cfg = config.objective.span
   if cfg.unit == 'sentence' and cfg.noise == 'iid':
     raise errors.UserError(
-      "objective.span.noise='iid' draws tokens or words; those of "
-      "objective.span.unit='sentence' are drawn one by one anyway: leave "
+      "objective.span.noise='iid' draws tokens or words; the sentences of "
+      "objective.span.unit='sentence' are always drawn one by one: leave "
       'objective.span.noise out'
     )
 
 
 def _check_sentinels(raw_length: int, *, cfg, length: int):
-  """Raises UserError where some chunk can need more than there are.
+  """Raises UserError if a chunk can need more sentinels than there are.
 
   Args:
     raw_length: tokens of the longest chunk, in rows of `length` positions.
@@ -132,7 +132,7 @@ def _check_sentinels(raw_length: int, *, cfg, length: int):
   if cfg.corrupted != 'sentinel':
     return
   noise = span_noise.Noise(cfg.rate, cfg.mean, cfg.noise, cfg.unit)
-  needed = max(noise.bounds(n).sentinels for n in range(1, raw_length + 1))
+  needed = max(noise.bounds(n).max_sentinels for n in range(1, raw_length + 1))
   if needed > len(tokenizer_lib.SENTINELS):
     raise errors.UserError(
       f'data.sequence_length={length} with objective.span.rate={cfg.rate} and '
@@ -145,7 +145,11 @@ def _check_sentinels(raw_length: int, *, cfg, length: int):
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-  """How noise is written, see `make`: of TARGETS, of CORRUPTED."""
+  """The form of inputs and targets, see `make`.
+
+  target: a value of TARGETS.
+  corrupted: a value of CORRUPTED.
+  """
 
   target: str = 'spans'
   corrupted: str = 'sentinel'
@@ -158,9 +162,9 @@ class Form:
     ids      [15 16 17 18 19]   noise    [0 1 1 0 0]
     inputs   [15 S0 18 19]      targets  [S0 16 17 S1 EOS]
 
-    The sentinel before EOS stands for the text behind the last span, and is not
-    there when noise comes last. A document's EOS, of which `noise` says
-    nothing, ends the inputs and counts for neither.
+    The sentinel before EOS stands for the text after the last span, and is
+    absent if noise comes last. A document's EOS, which `noise_L` does not
+    include, ends the inputs and is neither noise nor text.
     """
     text_L, end = ids_L[: len(noise_L)], ids_L[len(noise_L) :]
     inputs = np.concatenate([self._inputs(text_L, noise_L), end])
@@ -170,22 +174,22 @@ class Form:
   def longest(
     self, n: int, bounds: span_noise.Bounds, end: bool = False
   ) -> tuple[int, int]:
-    """Tokens of the longest inputs and of the longest targets.
+    """Numbers of tokens of the longest inputs and of the longest targets.
 
     Args:
       n: tokens of the chunk.
-      bounds: what its noise comes to.
-      end: whether the last of the n is EOS.
+      bounds: bounds of its noise.
+      end: whether the last of the n tokens is EOS.
     """
     inputs, targets = n, n - end + 1
     if self.corrupted == 'sentinel':
-      inputs = n - bounds.least + min(bounds.runs, bounds.least)
+      inputs = n - bounds.min_tokens + min(bounds.max_runs, bounds.min_tokens)
     elif self.corrupted == 'drop':
-      inputs = n - bounds.least
+      inputs = n - bounds.min_tokens
     if self.target == 'spans':
-      targets = bounds.most + 1
+      targets = bounds.max_tokens + 1
       if self.corrupted == 'sentinel':
-        targets += bounds.sentinels
+        targets += bounds.max_sentinels
     return inputs, targets
 
   def _inputs(self, text_L: np.ndarray, noise_L: np.ndarray) -> np.ndarray:
@@ -205,7 +209,7 @@ class Form:
       return targets
     starts = span_noise.run_starts(noise_L)[noise_L]
     count = int(np.count_nonzero(starts))
-    # Each token moves on by the sentinels up to its own.
+    # Each token moves right by the number of sentinels before it.
     places = np.arange(len(targets)) + np.cumsum(starts)
     closing = not len(noise_L) or not noise_L[-1]
     marked = np.empty(len(targets) + count + closing, np.int32)
@@ -217,16 +221,16 @@ class Form:
 
 
 def lengths(window: int, rate: float, mean: float) -> tuple[int, int, int]:
-  """T5's arithmetic: what fills a window of inputs, as `random_spans_helper`.
+  """The lengths that fill a window of inputs, as T5's `random_spans_helper`.
 
   window 256, rate .15, mean 3 -> raw 284, inputs 256, targets 58
 
-  The one token more that T5 counts on either side, EOS, is BOS of our encoder
-  and EOS of our targets. (T5 takes one token off at the rate .5, to have both
-  sides of one length; this does not.)
+  T5 counts one EOS on either side, which here is the BOS of the encoder and the
+  EOS of the targets. (At the rate .5, T5 subtracts one token, so that both
+  sides have the same length; this function does not.)
 
   Returns:
-    Tokens of text, of the inputs with BOS, and of the targets.
+    Numbers of tokens of text, of the inputs with BOS, and of the targets.
   """
   noise, form = span_noise.Noise(rate, mean), Form()
 
@@ -249,7 +253,7 @@ def corrupt(
   noise: span_noise.Noise,
   form: Form,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Draws noise and writes it; with the noise [0 1 1 0 1] and T5's form:
+  """Draws noise and forms a pair, here T5's with the noise [0 1 1 0 1]:
 
   ids      [15 16 17 18 19 EOS]     a chunk that ends its document
   inputs   [15 S0 18 S1 EOS]
@@ -262,24 +266,24 @@ def corrupt(
 def _lengths(
   n: int, bounds: Sequence[span_noise.Bounds], form: Form
 ) -> list[tuple[int, int]]:
-  """Inputs and targets of a chunk without EOS, and of one with it."""
+  """Tokens of (inputs, targets) of a chunk without EOS, and of one with it."""
   without, ending = bounds
   return [form.longest(n, without), form.longest(n, ending, end=True)]
 
 
 def _scored_at_once(noise: span_noise.Noise, raw_length: int) -> int:
-  """Tokens of a block that is scored: those of a usual span."""
-  most, _ = noise.counts(max(raw_length, 1))
+  """Number of tokens in a block that is scored: that of a typical span."""
+  tokens, _ = noise.counts(max(raw_length, 1))
   if noise.unit == 'sentence':
-    return most
+    return tokens
   mean = 1 / (1 - noise.rate) if noise.kind == 'iid' else noise.mean
-  return min(max(1, round(mean)), most)
+  return min(max(1, round(mean)), tokens)
 
 
 def _continuation(
   context: np.ndarray, scored: np.ndarray, *, layout: layout_lib.Layout
 ) -> types.Example:
-  """`scored` as the one span, at the end of the text.
+  """The Example in which `scored` is the only span, at the end of the text.
 
   context [10 11], scored [12 13]; on a decoder
   tokens   [BOS 10 11 S0 S0 12  13]

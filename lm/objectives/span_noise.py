@@ -1,8 +1,10 @@
-"""Which tokens of a chunk are noise (Raffel et al. 2020, section 3.1.4).
+"""Draws which tokens of a chunk are noise (Raffel et al. 2020, section 3.1.4).
 
-How many they are, and in how many runs they lie, is planned from the length of
-a chunk alone; where they lie is drawn. Whole words and whole sentences come to
-about as many tokens, between bounds that the length tells, too.
+A chunk's length alone determines the number of noise tokens and of runs of
+them; their places are drawn. If noise consists of whole words or sentences, its
+number of tokens may differ, within bounds that also depend on the length alone.
+
+Axis besides the project's legend: `U` units, here words or sentences.
 """
 
 import dataclasses
@@ -14,36 +16,41 @@ import numpy as np
 
 from lm.data import tokenizer
 
-# How noise lies, and what it consists of.
+# Distributions of noise, and the units that it consists of.
 NOISES = ('spans', 'iid')
 UNITS = ('token', 'word', 'sentence')
 
-# Random orders in which sentences are tried.
+# Number of random orders in which sentences are tried.
 _TRIES = 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Bounds:
-  """What the noise of a chunk comes to.
+  """Bounds of the noise of a chunk.
 
-  least, most: tokens. runs: at most so many. sentinels: at most so many, one a
-  run and one that closes the targets where text comes last.
+  min_tokens: minimum number of noise tokens.
+  max_tokens: maximum number of noise tokens.
+  max_runs: maximum number of runs of noise.
+  max_sentinels: maximum number of sentinels: one a run, and one that closes the
+    targets if text comes last.
   """
 
-  least: int
-  most: int
-  runs: int
-  sentinels: int
+  min_tokens: int
+  max_tokens: int
+  max_runs: int
+  max_sentinels: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Noise:
-  """How noise is drawn.
+  """The distribution of noise.
 
-  rate: share of a chunk's tokens that is noise. mean: tokens of a run.
-  kind: of NOISES; `iid` is every set of so many tokens, or words, alike.
-  unit: of UNITS.
-  pieces: the bytes of each id, to find sentences.
+  rate: share of a chunk's tokens that is noise.
+  mean: mean number of tokens in a run.
+  kind: a name of NOISES; `iid` draws each set of tokens, or words, of the
+    planned size with equal probability.
+  unit: a name of UNITS.
+  pieces: the bytes of each id, which are needed to find sentences.
   """
 
   rate: float
@@ -53,12 +60,12 @@ class Noise:
   pieces: Sequence[bytes] = dataclasses.field(default=(), repr=False)
 
   def counts(self, n: int, end: bool = False) -> tuple[int, int]:
-    """Tokens of noise and runs of it in a chunk of n tokens.
+    """Numbers of noise tokens and of runs of them in a chunk of n tokens.
 
-    Halves are rounded to even, as in T5. There is one token of noise at least,
-    and one of text where there are two. The rate is that of all n tokens, also
-    where the last is EOS (`end`), which never is noise: so a chunk takes the
-    same room with and without it, unless nearly all of it is noise.
+    Halves are rounded to even, as in T5. There is at least one token of noise,
+    and at least one of text if there are two. The rate applies to all n tokens,
+    even if the last is EOS (`end`), which is never noise: so a chunk has the
+    same size with and without EOS, unless nearly all of it is noise.
 
     n 284, rate .15, mean 3 -> 43 tokens in 14 runs
     """
@@ -70,52 +77,54 @@ class Noise:
     return noise, min(runs, noise, max(text - noise, 1))
 
   def bounds(self, n: int, end: bool = False) -> Bounds:
-    """What the noise of any chunk of n tokens comes to.
+    """Bounds of the noise of any chunk of n tokens.
 
-    Of words it is at most `counts`, and less by no more than 8 tokens or an
-    eighth; of sentences it may be as much more, too, in a run for 16 tokens.
+    Noise of words has at most the tokens of `counts`, and at most 8 tokens or
+    an eighth fewer. Noise of sentences may also have as many more, in at most
+    one run for 16 tokens.
     """
     text = n - end
     noise, runs = self.counts(n, end)
     if text < 2:
       return Bounds(noise, noise, text, 1)
-    least = noise
+    min_tokens = noise
     if self.unit != 'token':
-      least = max(1, noise - max(8, noise // 8))
+      min_tokens = max(1, noise - max(8, noise // 8))
     if self.unit == 'sentence':
-      most = min(noise + max(8, noise // 8), text - 1)
-      runs = max(2, 1 + most // 16)
-      return Bounds(least, most, runs, runs + 1)
+      max_tokens = min(noise + max(8, noise // 8), text - 1)
+      runs = max(2, 1 + max_tokens // 16)
+      return Bounds(min_tokens, max_tokens, runs, runs + 1)
     if self.kind == 'iid':
-      between = min(noise, text - least)
-      return Bounds(least, noise, min(noise, between + 1), between + 1)
+      between = min(noise, text - min_tokens)
+      return Bounds(min_tokens, noise, min(noise, between + 1), between + 1)
     if runs == 1:
-      # Rolled; it may have both ends of the chunk.
+      # The run is rolled, so it may cover both ends of the chunk.
       sentinels = 2 if self.unit == 'token' else 3
-      return Bounds(least, noise, min(2, noise), sentinels)
-    return Bounds(least, noise, runs, runs + (self.unit == 'word'))
+      return Bounds(min_tokens, noise, min(2, noise), sentinels)
+    return Bounds(min_tokens, noise, runs, runs + (self.unit == 'word'))
 
   def draw(self, n: int, rng: np.random.Generator) -> np.ndarray | float | None:
-    """What `place` puts noise by: a number a token, one number, or nothing."""
+    """Draws for `place`: one number per token, one number, or None."""
     if self.unit == 'sentence':
       return None
     if self.kind == 'iid':
       return rng.random(n) if self.unit == 'token' else None
-    # With EOS there may be one run where there are two without.
+    # A chunk may have one run with EOS, and two without it.
     return rng.random() if self.counts(n, end=True)[1] < 2 else None
 
   def measure(self, n: int, rng: np.random.Generator) -> list[Bounds]:
     """Bounds for a chunk of n tokens, and for one that ends in EOS.
 
-    Makes the first draws of `mask`, and where they tell all is exact.
+    Its draws equal the first ones of `mask`; where these determine all of the
+    noise, the bounds are exact.
     """
     drawn = self.draw(n, rng)
     found = []
     for end in (False, True):
       bounds = self.bounds(n, end)
       noise, runs = self.counts(n, end)
-      told = self.kind == 'iid' or runs == 1
-      if self.unit == 'token' and told and n - end > 1:
+      exact = self.kind == 'iid' or runs == 1
+      if self.unit == 'token' and exact and n - end > 1:
         bounds = _measured(self.place(n - end, noise, drawn))
       found.append(bounds)
     return found
@@ -126,9 +135,9 @@ class Noise:
     word_L: np.ndarray,
     rng: np.random.Generator,
   ) -> np.ndarray:
-    """Whether each token is noise, bool; an EOS at the end is left out.
+    """Whether each token is noise, bool, without an EOS at the end.
 
-    Of one token, that token is noise.
+    The token of a chunk of one token is noise.
     """
     n = len(ids_L)
     end = bool(ids_L[-1] == tokenizer.EOS)
@@ -152,7 +161,7 @@ class Noise:
     return mask_L
 
   def place(self, n: int, noise: int, drawn: np.ndarray | float) -> np.ndarray:
-    """Noise where the least numbers are, or from where one number says on.
+    """Noise at the smallest numbers, or one rolled run placed by one number.
 
     n 5, noise 2, drawn 0.7    noise [0 1 1 0 0]
     n 5, noise 2, drawn 0.3    noise [1 0 0 0 1]
@@ -160,13 +169,13 @@ class Noise:
     if isinstance(drawn, float):
       rolled = (np.arange(n) - int(drawn * n)) % n
       return rolled >= n - noise
-    return _least(drawn[:n], noise)
+    return _smallest(drawn[:n], noise)
 
 
 def random_segmentation(
   items: int, segments: int, rng: np.random.Generator
 ) -> np.ndarray:
-  """Lengths of so many segments, each at least 1, all such alike.
+  """Draws lengths of at least 1 that add up to `items`, uniformly.
 
   items 6, segments 3 -> such as [1 4 1]
   """
@@ -181,7 +190,7 @@ def random_segmentation(
 def random_spans(
   n: int, noise: int, runs: int, rng: np.random.Generator
 ) -> np.ndarray:
-  """Runs of text and of noise in turn; text comes first, noise last.
+  """Alternating runs of text and of noise; text is first, noise is last.
 
   n 9, noise 4, runs 2 -> such as [0 0 1 0 0 0 1 1 1]
   """
@@ -192,7 +201,7 @@ def random_spans(
 
 
 def run_starts(mask_L: np.ndarray) -> np.ndarray:
-  """Whether a run begins at each token, bool.
+  """Whether a run starts at each token, bool.
 
   mask [0 1 1 0 1] -> [0 1 0 0 1]
   """
@@ -206,17 +215,17 @@ def sentence_index(
 ) -> np.ndarray:
   """The sentence that each token belongs to, from 0, int32.
 
-  A sentence ends behind . ! ? where a blank, a line's end or the text's end
-  follows, behind their Chinese forms and behind an ellipsis anywhere, with the
-  closing quotes and brackets there; and at a line's end. It is sought in the
-  bytes of the text, whatever pieces they are in: a token that reaches over an
-  end belongs to the sentence that ends in it.
+  A sentence ends after . ! ? before a blank, a line's end or the text's end,
+  and anywhere after their Chinese forms or an ellipsis, including the closing
+  quotes and brackets that follow; and at a line's end. Ends are found in the
+  bytes of the text, independently of the pieces: a token that crosses an end
+  belongs to the sentence that ends in it.
 
   tokens 'Go' '.' ' He' ' is' ' 3' '.' '5' '.”' '\\n' '好' '。' '我'
   index   0    0   1     1     1    1   1   1     1    2    2    3
 
   Args:
-    pieces: the bytes of each id; (): all ids must be those of bytes.
+    pieces: the bytes of each id; (): all ids must be byte ids.
   """
   pieces = pieces or _BYTES
   if len(ids_L) and ids_L.max() >= len(pieces):
@@ -256,15 +265,15 @@ def _measured(mask_L: np.ndarray) -> Bounds:
   return Bounds(noise, noise, runs, runs + (not mask_L[-1]))
 
 
-def _least(drawn_L: np.ndarray, count: int) -> np.ndarray:
-  """Whether each number is one of the `count` least."""
+def _smallest(drawn_L: np.ndarray, count: int) -> np.ndarray:
+  """Whether each number is one of the `count` smallest."""
   mask_L = np.zeros(len(drawn_L), bool)
   mask_L[np.argpartition(drawn_L, count - 1)[:count]] = True
   return mask_L
 
 
 def _units(unit_L: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Where units start, and how long they are."""
+  """Starts and lengths of the units."""
   starts_U = np.flatnonzero(np.diff(unit_L, prepend=unit_L[0] - 1))
   return starts_U, np.diff(starts_U, append=len(unit_L))
 
@@ -277,12 +286,11 @@ def _words(
   bounds: Bounds,
   rng: np.random.Generator,
 ) -> np.ndarray:
-  """Whole words where the noise of `mask_L` is: those whose first token is.
+  """Moves the noise of `mask_L` to the words whose first token is noise.
 
-  Words at the edges of runs are taken away while there are too many tokens.
-  While others fit they are added, as runs of their own where some are missing,
-  else beside runs. A chunk whose words do not come to the bounds, being too
-  long, keeps `mask_L`.
+  Words at the edges of runs are removed while there are too many tokens. Then
+  words that fit are added, as new runs if runs are missing, else beside runs. A
+  chunk whose words are too long to reach the bounds keeps `mask_L`.
   """
   starts_U, lengths_U = _units(word_L)
   chosen_U = mask_L[starts_U]
@@ -294,7 +302,7 @@ def _words(
     total -= int(lengths_U[word])
   while total < noise:
     fits_U = ~chosen_U & (lengths_U <= noise - total)
-    fits_U[0] = False  # The text that comes first.
+    fits_U[0] = False  # The first word remains text.
     beside_U = fits_U & _beside(chosen_U)
     if run_starts(chosen_U).sum() < runs and (fits_U > beside_U).any():
       beside_U = fits_U & ~beside_U
@@ -304,13 +312,13 @@ def _words(
     word = words[rng.integers(len(words))]
     chosen_U[word] = True
     total += int(lengths_U[word])
-  if total < bounds.least:
+  if total < bounds.min_tokens:
     return mask_L
   return np.repeat(chosen_U, lengths_U)
 
 
 def _beside(chosen_U: np.ndarray) -> np.ndarray:
-  """Whether the unit before or behind is chosen."""
+  """Whether the unit before or after each unit is chosen."""
   beside_U = np.zeros(len(chosen_U), bool)
   beside_U[1:] = chosen_U[:-1]
   beside_U[:-1] |= chosen_U[1:]
@@ -318,7 +326,7 @@ def _beside(chosen_U: np.ndarray) -> np.ndarray:
 
 
 def _edges(chosen_U: np.ndarray) -> np.ndarray:
-  """Whether a unit is the first or the last of a run of chosen ones."""
+  """Whether each unit is the first or the last in a run of chosen ones."""
   bordered = np.pad(chosen_U, 1)
   return chosen_U & ~(bordered[:-2] & bordered[2:])
 
@@ -326,10 +334,10 @@ def _edges(chosen_U: np.ndarray) -> np.ndarray:
 def _words_iid(
   word_L: np.ndarray, noise: int, bounds: Bounds, rng: np.random.Generator
 ) -> np.ndarray:
-  """Whole words in random order, each that fits; tokens if none do."""
+  """Whole words that fit, in random order; tokens if out of bounds."""
   mask_L = _in_random_order(word_L, noise, bounds, rng)
   if mask_L is None:
-    return _least(rng.random(len(word_L)), noise)
+    return _smallest(rng.random(len(word_L)), noise)
   return mask_L
 
 
@@ -338,7 +346,7 @@ def _sentences(
 ) -> np.ndarray:
   """Gap sentences (Zhang et al. 2020, section 3.1, random).
 
-  A chunk in which none comes to the bounds has one run of tokens, anywhere.
+  If no order of the sentences reaches the bounds, one run of tokens is noise.
   """
   for _ in range(_TRIES):
     mask_L = _in_random_order(sentence_L, noise, bounds, rng)
@@ -351,24 +359,24 @@ def _sentences(
 def _in_random_order(
   unit_L: np.ndarray, noise: int, bounds: Bounds, rng: np.random.Generator
 ) -> np.ndarray | None:
-  """Takes units that bring the sum nearer to `noise`; None: out of bounds."""
+  """Adds units that bring the sum closer to `noise`; None: out of bounds."""
   _, lengths_U = _units(unit_L)
   lengths = lengths_U.tolist()
-  # With a border on either side.
+  # Whether each unit is chosen, with a border on either side.
   chosen = [False] * (len(lengths) + 2)
   total = runs = 0
   for unit in rng.permutation(len(lengths)).tolist():
     after = total + lengths[unit]
-    if after > bounds.most or abs(after - noise) >= abs(total - noise):
+    if after > bounds.max_tokens or abs(after - noise) >= abs(total - noise):
       continue
-    # Alone it is one run more, between two it is one less.
+    # An isolated unit adds a run; one between two runs joins them.
     change = 1 - chosen[unit] - chosen[unit + 2]
-    if runs + change > bounds.runs:
+    if runs + change > bounds.max_runs:
       continue
     chosen[unit + 1] = True
     total, runs = after, runs + change
     if total == noise:
       break
-  if total < bounds.least:
+  if total < bounds.min_tokens:
     return None
   return np.repeat(chosen[1:-1], lengths_U)

@@ -1,4 +1,4 @@
-"""Source to target: supervised pairs (Sutskever et al. 2014, equation 1).
+"""Supervised pairs, source to target (Sutskever et al. 2014, equation 1).
 
 The target is predicted from left to right, given all of the source.
 """
@@ -22,7 +22,7 @@ FIELDS = field.section(
 
 
 def make(config, tokenizer=None) -> types.Objective:
-  """The objective, on pairs of `data.text_column` and `data.target_column`."""
+  """Builds the objective for pairs of the text and the target column."""
   del tokenizer
   length, layout = config.data.sequence_length, layout_lib.make(config)
   capacity = types.Size(tokens=length)
@@ -32,7 +32,7 @@ def make(config, tokenizer=None) -> types.Objective:
     capacity = types.Size(tokens=targets, encoder_tokens=length - targets)
 
   def continuation(context, scored):
-    """The beginning `scored` of a target, given a source without its SEP."""
+    """The start `scored` of a target, given a source without its SEP."""
     return layout.example(np.append(context, tokenizer_lib.SEP), scored)
 
   return layout_lib.objective(
@@ -49,10 +49,10 @@ def make(config, tokenizer=None) -> types.Objective:
 def split_pair(
   record: types.Record, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Splits a pair behind its separator.
+  """Splits a pair after its separator.
 
   ids      [10 11 SEP 20 21 EOS]
-  inputs   [10 11 SEP]            what the encoder reads behind BOS
+  inputs   [10 11 SEP]            the encoder reads them after BOS
   targets  [20 21 EOS]
 
   and on a decoder alone
@@ -62,7 +62,7 @@ def split_pair(
   order    [  0  0   0   0  1   2]
   """
   del rng
-  # Text holds no special token: the first separator is the pair's.
+  # Text contains no special token, so the first separator is the pair's.
   place = int(np.argmax(record.ids_L == tokenizer_lib.SEP)) + 1
   return record.ids_L[:place], record.ids_L[place:]
 

@@ -26,7 +26,7 @@ def make(
   """The `loss` of an Objective: cross-entropy of the targets, in nats.
 
   Args:
-    name: name of its term.
+    name: the name of its term.
     normalizer: batch -> weight of the term; None: the sum of the weights.
   """
   factors = cross_entropy.extras(config)
@@ -41,7 +41,7 @@ def make(
 
 def coefficients(config, name: str) -> dict[str, float]:
   """The `coefficients` of an Objective with the loss of `make`."""
-  return {name: 1.0, **cross_entropy.extras(config)}
+  return {types.TRAINED if cross_entropy.extras(config) else name: 1.0}
 
 
 def _loss(
@@ -57,7 +57,7 @@ def _loss(
   factors,
 ) -> types.Terms:
   hidden_BxLxD = model.hidden(params, batch, key=key, train=train)
-  return cross_entropy.token_cross_entropy(
+  terms = cross_entropy.token_cross_entropy(
     functools.partial(model.logits, params),
     *readout.read_out(hidden_BxLxD, batch),
     name=name,
@@ -65,3 +65,7 @@ def _loss(
     chunk=chunk,
     factors=factors if train else None,
   )
+  if factors and not train:
+    # Evaluation adds nothing: what is trained is the cross-entropy there.
+    return {types.TRAINED: terms[name], **terms}
+  return terms

@@ -1,1 +1,1 @@
-"""The page that a finished run leaves for a person to read."""
+"""HTML pages and terminal output: the report of a run, and `show`."""

@@ -1,9 +1,8 @@
-"""Curves and bars as inline SVG: no library, no script, no request.
+"""Line and bar charts as inline SVG, without libraries, scripts or requests.
 
-A figure is a string for an HTML page that also holds `STYLE`, which gives it
-colours in light and in dark mode. Every text that a caller passes is escaped.
-A drawing is 380 units wide, so that its text stays readable where a
-phone shows it at 360 pixels.
+A chart is a string for an HTML page that also contains `STYLE`, with colours
+for light and dark mode. All texts passed by a caller are escaped. A chart is
+380 pixels wide, so that its text stays readable on a phone of 360 pixels.
 """
 
 import dataclasses
@@ -28,35 +27,35 @@ STYLE = """
     --series-3: #c69bff; --series-4: #ff8b85; --series-5: #4fd1d9;
   }
 }
-.figure { width: 100%; height: auto; display: block; overflow: visible;
+.chart { width: 100%; height: auto; display: block; overflow: visible;
   font: 12px system-ui, sans-serif; }
-.figure text { fill: var(--muted); }
-.figure .title { fill: var(--ink); font-size: 13px; font-weight: 600; }
-.figure .value { fill: var(--ink); }
-.figure .grid { stroke: var(--grid); fill: none; }
-.figure .axis { stroke: var(--muted); fill: none; }
-.figure .line { stroke: var(--color); fill: none; stroke-width: 1.75;
+.chart text { fill: var(--muted); }
+.chart .title { fill: var(--ink); font-size: 13px; font-weight: 600; }
+.chart .value { fill: var(--ink); }
+.chart .grid { stroke: var(--grid); fill: none; }
+.chart .axis { stroke: var(--muted); fill: none; }
+.chart .line { stroke: var(--color); fill: none; stroke-width: 1.75;
   stroke-linejoin: round; stroke-linecap: round; }
-.figure .dot { fill: var(--color); stroke: var(--surface); }
-.figure .hover { fill: var(--ink); fill-opacity: 0; }
-.figure .hover:hover { fill-opacity: 0.12; }
-.figure .bar { fill: var(--bar); }
-.figure .bar.ours { fill: var(--series-0); }
-.figure .ours-text { font-weight: 600; }
+.chart .dot { fill: var(--color); stroke: var(--surface); }
+.chart .hover { fill: var(--ink); fill-opacity: 0; }
+.chart .hover:hover { fill-opacity: 0.12; }
+.chart .bar { fill: var(--bar); }
+.chart .bar.ours { fill: var(--series-0); }
+.chart .ours-text { font-weight: 600; }
 """
 
 _COLORS = 6
 _WIDTH = 380
 _PLOT_HEIGHT = 170
 _ROW_HEIGHT = 17
-# No metric gives the width of a text; this is wide enough for system fonts.
+# Upper bound for system fonts, since the width of a text cannot be measured.
 _CHARACTER_WIDTH = 7.4
-# Fewer points than this get a dot each, so that a lone one is seen.
+# Curves of at most this many points have dots, so that a single one is visible.
 _DOTTED = 40
 _HOVER_BANDS = 60
-# Beyond it, differences of two numbers overflow; such a value is no figure.
+# Larger values are not drawn, since the difference of two could overflow.
 _LARGEST = 1e300
-# Below it, a range counts as empty: its logarithm and inverse would fail.
+# Smaller ranges count as empty: their logarithm and inverse would fail.
 _SMALLEST = 1e-250
 
 
@@ -87,12 +86,19 @@ def line_chart(
   from_zero: bool = False,
   max_points: int = 500,
 ) -> str:
-  """Draws curves over one pair of axes; `y_label` is the unit.
+  """Draws curves over one pair of axes.
 
-  The x axis starts at 0 at the latest, the y axis too if `from_zero`. Beyond
-  `max_points` a curve is thinned so that its extremes stay. Values that are
-  not finite are left out, and a line below the figure counts them. Hovering
-  over the plot shows the values of that place.
+  Values that are not finite are skipped, and a line below the chart counts
+  them. Hovering over the plot shows the values nearest to the pointer.
+
+  Args:
+    series: curves to draw.
+    title: title of the chart.
+    x_label: label of the x axis, which includes 0.
+    y_label: unit of the y axis.
+    from_zero: whether the y axis includes 0.
+    max_points: maximum number of points of a curve; longer ones are thinned,
+      and keep their extremes.
 
   Raises:
     ValueError: `x` and `y` of a series differ in length.
@@ -119,16 +125,16 @@ def line_chart(
     parts.append(_text(0, y, 'Nothing to draw: no value was logged.'))
   if dropped:
     y += _ROW_HEIGHT
-    parts.append(_text(0, y, f'Left out, not finite: {dropped} of the values.'))
+    parts.append(_text(0, y, f'Values skipped, not finite: {dropped}.'))
   return _svg(parts, height=y + 6, label=title)
 
 
 def bar_chart(
   bars: Sequence[Bar], *, title: str, unit: str, decimals: int = 3
 ) -> str:
-  """Draws horizontal bars from 0, each under its name and before its value.
+  """Draws horizontal bars from 0, with their names and values.
 
-  A value that is None, negative or not finite gets a dash and no bar.
+  A value that is None, negative or not finite is shown as a dash without a bar.
   """
   parts = [_text(0, 14, title, 'title')]
   largest = max((bar.value for bar in bars if _drawable(bar.value)), default=0)
@@ -138,10 +144,10 @@ def bar_chart(
     emphasis = 'ours-text' if bar.ours else ''
     parts.append(_text(0, y, bar.name, f'value {emphasis}'.rstrip()))
     value = f'{bar.value:.{decimals}f}' if _drawable(bar.value) else '–'
-    room = _WIDTH - _CHARACTER_WIDTH * len(value) - 10
+    max_width = _WIDTH - _CHARACTER_WIDTH * len(value) - 10
     width = 0.0
     if _drawable(bar.value) and largest > 0:
-      width = room * (bar.value / largest)
+      width = max_width * (bar.value / largest)
     hover = html.escape(f'{bar.name}: {value} {unit}')
     kind = 'bar ours' if bar.ours else 'bar'
     parts.append(
@@ -156,12 +162,12 @@ def bar_chart(
 
 
 def number_text(value: float) -> str:
-  """Writes a number for a reader: 12,346 · 1.235 · 0.001 · 1.2e-5 · nan."""
+  """Formats a number: 12,346 · 1.235 · 0.001 · 1.2e-5 · nan."""
   if not isinstance(value, int) and not math.isfinite(value):
     return str(value)
   magnitude = abs(value)
   if magnitude >= 10**12:
-    # By way of a string: an int may be too large for a float.
+    # Via a string, since an int may be too large for a float.
     digits = str(round(magnitude)) if isinstance(value, int) else ''
     if len(digits) > 300:
       return f'{"-" if value < 0 else ""}{digits[0]}e{len(digits) - 1}'
@@ -178,8 +184,8 @@ def thin(
 ) -> list[tuple[float, float]]:
   """Keeps at most `max_points` (at least 4) points of a curve.
 
-  The first, the last, and the lowest and highest of each of equal runs of
-  points between them: a spike of one step is not lost.
+  Keeps the first and the last point, and the lowest and highest point of each
+  of several equal runs between them, so that a spike of one step is not lost.
   """
   if len(points) <= max_points:
     return list(points)
@@ -198,9 +204,14 @@ def thin(
 def ticks(
   low: float, high: float, *, count: int = 7, whole: bool = False
 ) -> list[float]:
-  """Gives up to `count` + 1 round numbers in [low, high]: {1, 2, 5} times 10^n.
+  """Returns up to `count` + 1 multiples of {1, 2, 5} x 10^n in [low, high].
 
-  ticks(0, 600) = [0, 100, 200, 300, 400, 500, 600]; integers only if `whole`.
+  ticks(0, 600) = [0, 100, 200, 300, 400, 500, 600]
+
+  Args:
+    low, high: ends of the axis.
+    count: maximum number of intervals.
+    whole: whether all ticks must be integers.
 
   Raises:
     ValueError: `high` is not above `low`.
@@ -220,13 +231,13 @@ def ticks(
 
 
 def _plot(curves, *, top, x_label, y_label, from_zero, max_points):
-  """Axes, curves and hover bands; returns the parts and the lowest y."""
+  """Draws axes, curves and hover bands; returns the parts and the lowest y."""
   xs = sorted({x for _, points in curves for x, _ in points})
   ys = [y for _, points in curves for _, y in points]
   whole = all(float(x).is_integer() for x in xs)
   x_low, x_high = _range(xs, from_zero=True)
   y_low, y_high = _range(ys, from_zero=from_zero)
-  # Curves should not lie on the frame.
+  # Keeps the curves away from the frame.
   margin = 0.05 * (y_high - y_low)
   y_low, y_high = y_low - (0 if from_zero else margin), y_high + margin
   x_ticks = ticks(x_low, x_high, whole=whole)
@@ -265,7 +276,7 @@ def _plot(curves, *, top, x_label, y_label, from_zero, max_points):
 
 
 def _curve(points, across, down, index):
-  """A path and, for few points, a dot each."""
+  """Draws a path and, if there are few points, their dots."""
   if not points:
     return []
   places = [f'{across(x):.1f},{down(y):.1f}' for x, y in points]
@@ -279,7 +290,7 @@ def _curve(points, across, down, index):
 
 
 def _hover_bands(curves, xs, across, rows, x_label):
-  """Clear strips over the plot whose titles tell the values below them."""
+  """Draws transparent strips over the plot; their titles show the values."""
   if len(xs) > _HOVER_BANDS:
     last = len(xs) - 1
     centres = [xs[i * last // (_HOVER_BANDS - 1)] for i in range(_HOVER_BANDS)]
@@ -288,7 +299,7 @@ def _hover_bands(curves, xs, across, rows, x_label):
   middles = [(a + b) / 2 for a, b in itertools.pairwise(centres)]
   low = [-math.inf, *middles]
   high = [*middles, math.inf]
-  # One pass over each curve: a point goes to the band that it lies in.
+  # One pass over each curve, which assigns its points to bands.
   nearest = [{} for _ in centres]
   for name_index, (_, points) in enumerate(curves):
     band = 0
@@ -318,7 +329,7 @@ def _hover_bands(curves, xs, across, rows, x_label):
 
 
 def _legend(names, y):
-  """Swatches and names, as many rows as they need; and the last row's y."""
+  """Draws swatches and names in rows; returns the parts and the last y."""
   parts, x = [], 0.0
   for i, name in enumerate(names):
     width = 24 + _CHARACTER_WIDTH * len(name) + 14
@@ -335,7 +346,7 @@ def _legend(names, y):
 
 
 def _range(values, *, from_zero):
-  """The ends of an axis, apart from each other whatever the values."""
+  """Ends of an axis, which are distinct for any values."""
   low, high = min(values), max(values)
   if from_zero:
     low, high = min(0.0, low), max(0.0, high)
@@ -347,7 +358,7 @@ def _range(values, *, from_zero):
 
 
 def _tick_labels(values):
-  """Labels with the same number of decimals, or with the same suffix."""
+  """Formats labels with a common number of decimals, or a common suffix."""
   largest = max(map(abs, values))
   step = values[1] - values[0] if len(values) > 1 else largest or 1.0
   for unit, suffix in ((1e9, 'G'), (1e6, 'M')):
@@ -398,6 +409,6 @@ def _text(x, y, text, kind='', *, anchor=''):
 
 def _svg(parts, *, height, label):
   return (
-    f'<svg class="figure" viewBox="0 0 {_WIDTH} {height}" role="img" '
+    f'<svg class="chart" viewBox="0 0 {_WIDTH} {height}" role="img" '
     f'aria-label="{html.escape(label)}">{"".join(parts)}</svg>'
   )

@@ -1,4 +1,4 @@
-"""The charts of a run's page: what its lines of metrics.jsonl hold."""
+"""The charts of a run's report, drawn from its lines of metrics.jsonl."""
 
 from lm.report import charts as charts_lib, values
 
@@ -6,7 +6,7 @@ _MAX_PARTS = 6
 
 
 def draw(lines):
-  """SVG of every chart; none where the run has no train line."""
+  """Returns all charts as SVG; [] if the run has no train line."""
   train = [line for line in lines if line.get('split') == 'train']
   validation = [line for line in lines if line.get('split') == 'validation']
   if not train:
@@ -28,14 +28,14 @@ def draw(lines):
   charts += [
     chart
     for chart in (
-      _parts_chart(
+      _binned_chart(
         validation,
         'bits_by_position',
         'Bits by position, on validation',
-        x_label='share of the window, percent',
+        x_label='position as share of the row, percent',
         y_label='bits per predicted token',
       ),
-      _parts_chart(
+      _binned_chart(
         validation,
         'loss_by_masking_ratio',
         'Loss by masking ratio, on validation',
@@ -56,18 +56,18 @@ def draw(lines):
 
 
 def note(lines):
-  """How many lines the curves are drawn from."""
+  """Says how many lines the curves are drawn from."""
   count = sum(line.get('split') == 'train' for line in lines)
   if count == 1:
-    return 'One train line so far: a curve is a single point.'
+    return 'Only one train line so far: each curve is a single point.'
   return (
-    f'From {charts_lib.number_text(count)} train lines; each is the mean since '
-    'the line before.'
+    f'Drawn from {charts_lib.number_text(count)} train lines; each is the mean '
+    'since the previous line.'
   )
 
 
 def _chart(title, unit, sources, *, from_zero=False):
-  """A chart of {name of the curve: (lines, name of the figure)}."""
+  """Draws a chart of {name of the curve: (lines, name of the figure)}."""
   series = []
   for label, (lines, name) in sources.items():
     points = [
@@ -78,20 +78,21 @@ def _chart(title, unit, sources, *, from_zero=False):
     series.append(
       charts_lib.Series(label, [x for x, _ in points], [y for _, y in points])
     )
-  # A name without any value, as of a run without validation, is no curve.
+  # Curves without values are skipped, such as those of a run without
+  # validation.
   series = [one for one in series if one.x] or series[:1]
   return charts_lib.line_chart(
     series, title=title, x_label='step', y_label=unit, from_zero=from_zero
   )
 
 
-def _parts_chart(lines, name, title, *, x_label, y_label):
-  """A list of means over equal parts, of the first and the last line."""
+def _binned_chart(lines, name, title, *, x_label, y_label):
+  """Draws lists of means over equal bins, from the first and the last line."""
   lines = [x for x in lines if isinstance(x.get(name), list) and x[name]]
   series = []
   for line in [*lines[:1], *lines[1:][-1:]]:
     count = len(line[name])
-    middles = [100 * (part + 0.5) / count for part in range(count)]
+    middles = [100 * (i + 0.5) / count for i in range(count)]
     points = [
       (x, values.to_float(y))
       for x, y in zip(middles, line[name], strict=True)

@@ -1,84 +1,91 @@
-"""Units and meanings of the figures of a run, for people."""
+"""Units and meanings of the figures of a run, for its report."""
 
 from lm.generation import diversity
 
-# Name → unit, meaning, for every figure with a fixed name.
+# Name of a figure → (unit, meaning), for all figures with fixed names.
 FIGURES = {
   'bits_per_byte': (
     'bits per byte',
-    'Bits the model needs for a byte of the test documents; lower is better.',
+    'Cross-entropy on the test documents, per byte of text; lower is better.',
   ),
-  'scorer': ('', 'How the bits per byte were computed.'),
+  'scorer': ('', 'Scoring method of the bits per byte.'),
   'suffix_bits_per_byte': (
     'bits per byte',
-    'Bits for the second half of test windows of 1,024 bytes, given the first.',
+    'Bits per byte of the second halves of test windows of 1,024 bytes, given '
+    'the first halves.',
   ),
   'suffix_scorer': (
     '',
-    'How the suffix figure was computed; none: not at all.',
+    'Scoring method of the suffix figure; none if there is no such figure.',
   ),
   'suffix_standard_error': (
     'bits per byte',
-    'Of the suffix figure, over the samples that estimate it.',
+    'Standard error of the suffix figure, over the samples that estimate it.',
   ),
   'suffix_windows': (
     'windows',
-    'Of 1,024 bytes, whose second halves these are.',
+    'Number of test windows of 1,024 bytes for the suffix figure.',
   ),
-  'suffix_bytes': ('bytes', 'Size of these second halves.'),
+  'suffix_bytes': ('bytes', 'Size of the second halves that were scored.'),
   'pseudo_bits_per_byte': (
     'bits per byte',
-    'Not a likelihood: each token of the second halves given all others; not '
-    'to be compared with the figures above.',
+    'Not a likelihood: each token of the second halves is scored given all '
+    'others; not comparable with the figures above.',
   ),
   'perplexity': (
     'per token',
-    'Exponential of the mean nats per token; comparable under one tokenizer.',
+    'Exponential of the mean nats per token; only comparable for the same '
+    'tokenizer.',
   ),
   'bytes': ('bytes', 'Size of the text that was scored.'),
   'special_mass': (
     'probability',
-    'Mean probability that special tokens lost before scoring text.',
+    'Mean probability of special tokens, which are excluded when scoring text.',
   ),
-  'xz_bits_per_byte': ('bits per byte', 'The test text under xz -9.'),
+  'xz_bits_per_byte': ('bits per byte', 'Test text compressed by xz -9.'),
   'xz_given_training_bits_per_byte': (
     'bits per byte',
-    'What the test text adds to the training text under xz -9.',
+    'Increase in size when the test text is appended to the training text and '
+    'compressed by xz -9.',
   ),
   'unigram_bits_per_byte': (
     'bits per byte',
-    'The test text under token frequencies of the training text.',
+    'Test text under a unigram model with the token frequencies of the '
+    'training text.',
   ),
-  'loss': ('nats per token', 'Training objective, the mean of its last line.'),
-  'tokens': ('tokens', 'Tokens read in training, padding left out.'),
-  'positions': ('positions', 'Positions processed in training, with padding.'),
-  'loss_tokens': ('tokens', 'Tokens that had to be predicted in training.'),
-  'text_loss_tokens': ('tokens', 'Of these, tokens of text.'),
+  'loss': ('nats per token', 'Training loss, mean over the last train line.'),
+  'tokens': ('tokens', 'Tokens read in training, without padding.'),
+  'positions': (
+    'positions',
+    'Positions processed in training, including padding.',
+  ),
+  'loss_tokens': ('tokens', 'Tokens predicted in training.'),
+  'text_loss_tokens': ('tokens', 'Tokens of text predicted in training.'),
   'flops': (
     'FLOPs',
-    'Matrix products that the model needed in training (lm/training/flops.py).',
+    'Model FLOPs of training: its matrix products (lm/training/flops.py).',
   ),
   'padding_share': (
-    'of 1',
-    'Positions without a token, of all that were processed in training.',
+    'share',
+    'Share of padding among the positions processed in training.',
   ),
   'epochs': ('epochs', 'Passes over the training data.'),
   'seconds': ('s', 'Time since the start of the run.'),
-  'step': ('steps', 'Optimizer steps done.'),
+  'step': ('steps', 'Number of optimizer steps.'),
   'validation_loss': (
     'nats per token',
-    "The objective's own loss on validation rows, at the last evaluation.",
+    'Loss of the objective on validation rows, at the last evaluation.',
   ),
-  'best_step': ('steps', 'Where the validation loss was lowest.'),
+  'best_step': ('steps', 'Step with the lowest validation loss.'),
 }
 
-# Of samples, and of what the test documents themselves go on with.
+# Figures of samples, and of the true continuations of the test documents.
 FIGURES['samples_count'] = (
   'samples',
-  'Test documents that were continued; with few of them the figures are rough.',
+  'Number of test documents that were continued; figures of few are imprecise.',
 )
 FIGURES |= {
-  f'{whose}_{name}': ('', f'{texts}: {meaning}')
-  for whose, texts in (('samples', 'Samples'), ('held_out', 'Held-out text'))
+  f'{prefix}_{name}': ('', f'{texts}: {meaning}')
+  for prefix, texts in (('samples', 'Samples'), ('held_out', 'Held-out text'))
   for name, (_, meaning) in diversity.NAMES.items()
 }

@@ -1,7 +1,7 @@
-"""`report.html`: what a run folder holds, on one page for a person to read.
+"""`report.html`: the contents of a run folder on one readable page.
 
-The page is made from the run folder alone, holds everything it shows and asks
-no other place for anything.
+The page is built from the run folder alone, is self-contained and makes no
+requests.
 """
 
 import json
@@ -20,7 +20,7 @@ from lm.report import charts as charts_lib, curves, meanings, template, values
 from lm.runtime import files
 from lm.training import metrics
 
-# A page without them would leave a reader asking; they get a dash if absent.
+# Figures that are always listed; absent ones are shown as a dash.
 _ALWAYS = (
   'bits_per_byte',
   'scorer',
@@ -42,11 +42,11 @@ _SAMPLE_CHARACTERS = 12_000
 
 
 def write(workdir: pathlib.Path) -> pathlib.Path:
-  """Writes WORKDIR/report.html, whole or not at all, and returns its path.
+  """Writes WORKDIR/report.html atomically and returns its path.
 
   Raises:
-    errors.UserError: WORKDIR is no folder, or a JSON file in it is broken.
-    OSError: the page cannot be written; the old one is then left as it was.
+    errors.UserError: WORKDIR is not a folder, or a JSON file in it is broken.
+    OSError: the page cannot be written; the old one then stays unchanged.
   """
   workdir = pathlib.Path(workdir)
   path = workdir / 'report.html'
@@ -55,16 +55,16 @@ def write(workdir: pathlib.Path) -> pathlib.Path:
 
 
 def render(workdir: pathlib.Path) -> str:
-  """Makes the page; absent files and figures are told there, not raised.
+  """Builds the page, which reports absent files and figures without an error.
 
   Raises:
-    errors.UserError: WORKDIR is no folder, or a JSON file in it is broken.
+    errors.UserError: WORKDIR is not a folder, or a JSON file in it is broken.
   """
   workdir = pathlib.Path(workdir)
   if not workdir.is_dir():
     raise errors.UserError(
       f'workdir={str(workdir)!r} is not a folder; '
-      'give the folder of a run, made by run.py --mode=train'
+      'give the folder of a run, created by run.py --mode=train'
     )
   config = _read_object(workdir / 'config.json')
   provenance = _read_object(workdir / 'provenance.json')
@@ -75,7 +75,7 @@ def render(workdir: pathlib.Path) -> str:
   charts = curves.draw(lines)
   return template.render(
     'page.html.jinja',
-    figure_style=markupsafe.Markup(charts_lib.STYLE),
+    chart_style=markupsafe.Markup(charts_lib.STYLE),
     name=workdir.resolve().name or 'run',
     sentence=_sentence(config, provenance, lines),
     warnings=_warnings(lines, finished),
@@ -97,7 +97,7 @@ def render(workdir: pathlib.Path) -> str:
 
 
 def _read_object(path: pathlib.Path) -> dict[str, Any]:
-  """Reads a JSON object; an absent file counts as an empty one."""
+  """Reads a JSON object; returns {} if the file is absent."""
   try:
     value = json.loads(path.read_bytes())
   except FileNotFoundError:
@@ -115,7 +115,7 @@ def _read_object(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _read_samples(path: pathlib.Path) -> tuple[str, bool]:
-  """The end of the text, and whether it was longer."""
+  """Returns the end of the text, and whether it was cut."""
   if not path.exists():
     return '', False
   text = path.read_bytes().decode('utf-8', errors='replace').strip('\r\n')
@@ -123,7 +123,7 @@ def _read_samples(path: pathlib.Path) -> tuple[str, bool]:
 
 
 def _final_figures(lines):
-  """The last test line's figures under the last final line's."""
+  """Merges the last test line with the last final line, which has priority."""
   merged = {}
   for split in ('test', 'final'):
     chosen = [line for line in lines if line.get('split') == split]
@@ -133,7 +133,7 @@ def _final_figures(lines):
 
 
 def _sentence(config, provenance, lines):
-  """One sentence about the run, of the parts that are known."""
+  """Describes the run in one sentence, from what is known."""
   model = _section(config, 'model')
   data = _section(config, 'data')
   objective = _section(config, 'objective').get('name')
@@ -166,11 +166,11 @@ def _sentence(config, provenance, lines):
 def _warnings(lines, finished):
   found = []
   if not lines:
-    found.append('Unfinished: metrics.jsonl has no line yet.')
+    found.append('Unfinished: metrics.jsonl has no lines yet.')
   elif not finished:
     step = lines[-1].get('step')
     where = (
-      f' The last line is of step {charts_lib.number_text(step)}.'
+      f' The last line is that of step {charts_lib.number_text(step)}.'
       if values.is_number(step)
       else ''
     )
@@ -210,7 +210,7 @@ def _tiles(final, provenance):
       'value': values.compact(parameters)
       if values.is_number(parameters)
       else values.DASH,
-      'note': 'trained numbers',
+      'note': 'trained',
     }
   )
   seconds = final.get('seconds')
@@ -220,7 +220,7 @@ def _tiles(final, provenance):
       'value': values.duration(seconds)
       if values.is_number(seconds)
       else values.DASH,
-      'note': 'in all',
+      'note': 'total',
     }
   )
   return rows
@@ -232,7 +232,7 @@ def _bars(final):
     for label, name in _BASELINES.items()
   ]
   ours = values.finite(final.get('bits_per_byte'))
-  # A figure of other text, or by another scorer, is no bar among these.
+  # Figures of another text, or by another scorer, are not comparable.
   if ours is not None or _no_exact_scorer(final) is None:
     bars.append(charts_lib.Bar('this model', ours, True))
   return charts_lib.bar_chart(
@@ -243,22 +243,22 @@ def _bars(final):
 
 
 def _no_exact_scorer(final):
-  """The scorer of a run that has no figure of whole documents, else None."""
+  """The scorer of a run that cannot score whole documents, or None."""
   name = final.get('suffix_scorer')
   return None if name in (None, 'exact') else values.display(name)
 
 
 def _comparison(final):
-  """The model beside the best baseline, in words."""
+  """Compares the model with the best baseline, in words."""
   ours = values.finite(final.get('bits_per_byte'))
   scorer = _no_exact_scorer(final)
   if ours is None and scorer == 'none':
-    return 'The objective has no scorer for text, so no bits per byte.'
+    return 'The objective has no scorer for text: no bits per byte.'
   if ours is None and scorer:
     return (
-      f'The scorer of the objective, {scorer}, has no figure of whole '
-      'documents. Its suffix figure is of other text, and is not to be '
-      'compared with these.'
+      f'The scorer of the objective, {scorer}, cannot score whole documents. '
+      'Its suffix figure is measured on other text and is not comparable with '
+      'these.'
     )
   if ours is None:
     return 'Bits per byte of this model: not measured.'
@@ -267,7 +267,7 @@ def _comparison(final):
   }
   measured = {label: value for label, value in measured.items() if value}
   if not measured:
-    return 'No baseline was measured.'
+    return 'No baselines were measured.'
   best = min(measured, key=measured.get)
   change = ours / measured[best] - 1
   if not math.isfinite(change):
@@ -275,12 +275,12 @@ def _comparison(final):
   side = 'fewer' if change < 0 else 'more'
   return (
     f'This model needs {abs(change):.1%} {side} bits than '
-    f'the best of the baselines, {best}.'
+    f'the best baseline, {best}.'
   )
 
 
 def _by_source(final):
-  """The figures of each source of a mixture, and of all of them."""
+  """Builds the tables of each source of a mixture, and of all sources."""
   tables = []
   if not isinstance(final.get(by_source.NAME), dict):
     return tables
@@ -299,7 +299,7 @@ def _by_source(final):
     tables.append(
       {
         'text': table.text,
-        'headings': [*headings, 'tokens', 'bytes', table.unit],
+        'headings': [*headings, 'tokens', 'bytes', table.counted],
         'rows': rows,
       }
     )
@@ -307,10 +307,10 @@ def _by_source(final):
 
 
 def _samples_beside(final):
-  """Figures of the samples and of the held-out text, where there are any."""
+  """Builds the table of figures of the samples and of the held-out text."""
   rows = []
   for name, (label, meaning) in diversity.NAMES.items():
-    keys = [f'{whose}_{name}' for whose in ('samples', 'held_out')]
+    keys = [f'{text}_{name}' for text in ('samples', 'held_out')]
     if any(final.get(k) is not None for k in keys):
       cells = [diversity.cell(name, values.finite(final.get(k))) for k in keys]
       rows.append({'label': label, 'cells': cells, 'meaning': meaning})
@@ -323,9 +323,9 @@ def _figure_rows(final):
     *(name for name in meanings.FIGURES if name not in _ALWAYS),
   ]
   known = [name for name in names if name in _ALWAYS or name in final]
-  # Those of each source are in tables of their own.
-  aside = (*meanings.FIGURES, by_source.NAME)
-  others = [name for name in final if name not in aside]
+  # Figures of each source have tables of their own.
+  listed = (*meanings.FIGURES, by_source.NAME)
+  others = [name for name in final if name not in listed]
   rows = []
   for name in [*known, *others]:
     unit, meaning = meanings.FIGURES.get(name, ('', ''))
@@ -349,7 +349,7 @@ def _next_steps(workdir, provenance, finished):
   run = f'python run.py --workdir={shlex.quote(str(workdir))}'
   steps = [
     {
-      'why': 'Measure it again:',
+      'why': 'Evaluate it again:',
       'command': f'{run} --mode=evaluate',
     },
   ]
@@ -359,7 +359,7 @@ def _next_steps(workdir, provenance, finished):
     steps.insert(
       0,
       {
-        'why': 'Give the model a text of yours:',
+        'why': 'Generate text from a prompt of your own:',
         'command': f'{run} --mode=generate --prompt={quoted}',
       },
     )
@@ -376,7 +376,7 @@ def _next_steps(workdir, provenance, finished):
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = ''):
-  """Dotted names and values as text: {'a': {'b': 1}} → [('a.b', '1')]."""
+  """Returns dotted names and texts: {'a': {'b': 1}} → [('a.b', '1')]."""
   rows = []
   for key, value in tree.items():
     if isinstance(value, dict) and value:

@@ -1,6 +1,6 @@
 'use strict';
-// Points out what a token sees, and what sees it. Both are read from the cells
-// that are drawn: M<first key> <query>h<keys>...
+// Highlights the tokens that a token sees, and those that see it. Both are read
+// from the drawn cells: M<first key> <query>h<keys>...
 for (const panel of document.querySelectorAll('.panel')) {
   const stacks = {};
   for (const box of panel.querySelectorAll('[data-stack]')) {

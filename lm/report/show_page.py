@@ -1,8 +1,7 @@
-"""`show.html`: what objectives make of text, and who sees whom, on one page.
+"""`show.html`: examples of objectives, and their attention masks, on one page.
 
-The page holds everything it shows and asks no other place for anything. The
-drawn cells are the attention mask; the script reads them from there, to tell
-what a token sees.
+The page is self-contained and makes no requests. The drawn cells are the
+attention mask; the script reads them to highlight what a token sees.
 """
 
 import base64
@@ -15,13 +14,13 @@ import numpy as np
 from lm.report import charts, template, views
 from lm.runtime import files
 
-# Pixels of a position, along the tokens and across them, and those above the
-# cells for the tokens that are seen; a packed row is drawn in a square.
+# Pixels: height and width of a cell, height of the labels above the cells, and
+# side of the square in which the mask of a packed row is drawn.
 _ROW, _COLUMN, _HEAD, _SQUARE = 18, 10, 90, 460
 
 
 def write(workdir: pathlib.Path, shown: views.Shown) -> pathlib.Path:
-  """Writes WORKDIR/show.html, whole or not at all, and returns its path."""
+  """Writes WORKDIR/show.html atomically and returns its path."""
   page = render(shown, workdir.resolve().name)
   workdir.mkdir(parents=True, exist_ok=True)
   path = workdir / 'show.html'
@@ -30,7 +29,7 @@ def write(workdir: pathlib.Path, shown: views.Shown) -> pathlib.Path:
 
 
 def render(shown: views.Shown, name: str) -> str:
-  """The page, as text."""
+  """Builds the page."""
   script = (template.FOLDER / 'show.js').read_text('utf-8')
   digest = hashlib.sha256(script.encode()).digest()
   return template.render(
@@ -39,7 +38,7 @@ def render(shown: views.Shown, name: str) -> str:
     shown=shown,
     style=markupsafe.Markup(charts.STYLE),
     script=markupsafe.Markup(script),
-    # Nothing else on the page can run, whatever the texts hold.
+    # No other script on the page can run, whatever the texts contain.
     script_hash=base64.b64encode(digest).decode(),
     drawings=drawings,
     row_height=_ROW,
@@ -49,7 +48,7 @@ def render(shown: views.Shown, name: str) -> str:
 
 
 def drawings(view: views.View, *, of: str | None = None) -> list[dict]:
-  """The masks of a view as SVG's attributes; `of` a stack, its queries'."""
+  """SVG attributes of a view's masks; if `of` is given, of that query stack."""
   stacks = {stack.name: stack for stack in view.stacks}
   drawn = []
   for mask in view.masks():
@@ -80,7 +79,7 @@ def drawings(view: views.View, *, of: str | None = None) -> list[dict]:
 
 
 def path(mask_LxM: np.ndarray) -> str:
-  """Runs of true cells as a path of SVG, in units of a cell.
+  """Runs of true cells as an SVG path; a cell has the size 1.
 
   mask  1 1 0     M0 0h2v1h-2zM0 1h1v1h-1zM2 1h1v1h-1z
         1 0 1

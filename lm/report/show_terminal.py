@@ -1,7 +1,7 @@
-"""What objectives make of text, for a terminal: aligned token by token.
+"""Examples of objectives, printed to a terminal and aligned token by token.
 
-Colours only repeat what the text says; where stdout is no terminal there are
-none.
+Colours only repeat what the text says; there are none if stdout is not a
+terminal.
 """
 
 import collections
@@ -14,15 +14,15 @@ from rich.cells import cell_len
 
 from lm.report import token_text, views
 
-# Segments of a packed row that are told one by one.
+# Maximum number of segments of a packed row that are listed.
 _SEGMENTS = 12
 _SEGMENT_STYLES = ('cyan', 'yellow', 'blue', 'green', 'red')
 
 
 def write(shown: views.Shown):
-  """Prints all of it, as wide as the terminal is."""
+  """Prints everything in the width of the terminal."""
   console = rich.console.Console(file=sys.stdout, highlight=False)
-  # Not written by rich itself, which ends the process when a reader leaves.
+  # Not written by rich, which ends the process when the pipe is closed.
   with console.capture() as capture:
     for line in lines(shown, console.width):
       console.print(line, soft_wrap=True)
@@ -31,7 +31,7 @@ def write(shown: views.Shown):
 
 
 def lines(shown: views.Shown, width: int) -> Iterator[rich.text.Text]:
-  """The lines, of at most `width` cells each."""
+  """Yields the lines, each less than `width` cells wide."""
   yield from _paragraph(shown.source, width, 'dim')
   for number, text in enumerate(shown.texts, 1):
     yield rich.text.Text()
@@ -57,24 +57,24 @@ def lines(shown: views.Shown, width: int) -> Iterator[rich.text.Text]:
 
 
 def aligned(stack: views.Stack, width: int) -> Iterator[rich.text.Text]:
-  """The lines of `views.Stack.lines` in blocks of columns that fit."""
+  """Yields the lines of `views.Stack.lines` in blocks of columns that fit."""
   texts = stack.lines()
   label_width = max(map(cell_len, texts)) + 1
-  # The last column of a terminal stays free: some break the line behind it.
-  room = max(width - label_width - 1, 1)
+  # The last column stays free, since some terminals break the line after it.
+  max_width = max(width - label_width - 1, 1)
   widths = [
-    min(room, max(map(cell_len, column)))
+    min(max_width, max(map(cell_len, column)))
     for column in zip(*texts.values(), strict=True)
   ]
   styles = _styles(stack)
-  for first, stop in _blocks(widths, room):
+  for first, stop in _blocks(widths, max_width):
     if first:
       yield rich.text.Text()
     for label, cells in texts.items():
       line = rich.text.Text(label.ljust(label_width), 'dim')
       for i in range(first, stop):
         cell = token_text.cut(cells[i], widths[i])
-        # The style of a cell does not reach over the blanks behind it.
+        # The style of a cell does not extend to the spaces after it.
         line.append(cell, styles[label][i])
         line.append(' ' * (widths[i] - cell_len(cell) + 1), 'not dim')
       line.rstrip()
@@ -82,27 +82,27 @@ def aligned(stack: views.Stack, width: int) -> Iterator[rich.text.Text]:
 
 
 def strip(stack: views.Stack, width: int) -> Iterator[rich.text.Text]:
-  """A row of several examples: a character a position, and what each is.
+  """Yields a packed row, one character per position, and a line per example.
 
-  segment  1112222....    the last digit of its number; padding is a point
-  predicts #.###           # where a token is predicted
+  segment  1112222....    the last digit of its number; padding is a dot
+  predicts #.###           # at positions that predict a token
   """
   label_width = len('predicts') + 1
-  room = max(width - label_width - 1, 1)
+  max_width = max(width - label_width - 1, 1)
   segment_L = stack.segment_L.tolist()
-  for first in range(0, len(segment_L), room):
+  for first in range(0, len(segment_L), max_width):
     line = rich.text.Text('segment'.ljust(label_width), 'dim')
-    for segment in segment_L[first : first + room]:
+    for segment in segment_L[first : first + max_width]:
       text = str(segment % 10) if segment else '.'
       line.append(text, _segment_style(segment))
     yield line
     if stack.weights_L is not None:
       line = rich.text.Text('predicts'.ljust(label_width), 'dim')
-      for weight in stack.weights_L[first : first + room].tolist():
+      for weight in stack.weights_L[first : first + max_width].tolist():
         line.append('#' if weight else '.', 'bold green' if weight else 'dim')
       yield line
-  spans = list(views.spans(stack.segment_L))
-  for number, place in spans[:_SEGMENTS]:
+  segments = list(views.segments(stack.segment_L))
+  for number, place in segments[:_SEGMENTS]:
     about = f'{number}: {place.stop - place.start} token(s)'
     if stack.weights_L is not None:
       about += f', predicts {int((stack.weights_L[place] > 0).sum())}'
@@ -110,8 +110,8 @@ def strip(stack: views.Stack, width: int) -> Iterator[rich.text.Text]:
     line.append(''.join(stack.reads[place]), 'not bold')
     line.plain = token_text.cut(line.plain, max(width - 1, 1))
     yield line
-  if len(spans) > _SEGMENTS:
-    yield rich.text.Text(f'  and {len(spans) - _SEGMENTS} more', 'dim')
+  if len(segments) > _SEGMENTS:
+    yield rich.text.Text(f'  and {len(segments) - _SEGMENTS} more', 'dim')
 
 
 def _head(view: views.View, title: str, width: int) -> Iterator[rich.text.Text]:
@@ -124,7 +124,7 @@ def _head(view: views.View, title: str, width: int) -> Iterator[rich.text.Text]:
 def _name(
   stack: views.Stack, view: views.View, width: int
 ) -> Iterator[rich.text.Text]:
-  """Which stack it is, where there are two."""
+  """Yields the name of the stack if there are two."""
   if len(view.stacks) > 1:
     yield from _paragraph(f'{stack.name}:', width, 'italic')
 
@@ -132,21 +132,21 @@ def _name(
 def _paragraph(
   text: str, width: int, style: str = ''
 ) -> Iterator[rich.text.Text]:
-  """Lines of text, broken at blanks, or anywhere in scripts without them."""
+  """Yields lines, broken at spaces, or anywhere in scripts without them."""
   console = rich.console.Console(width=max(width - 1, 1))
   for line in rich.text.Text(text, style).wrap(console, console.width):
     line.rstrip()
     yield line
 
 
-def _blocks(widths: Sequence[int], room: int) -> Iterator[tuple[int, int]]:
-  """[start, end) of the columns of each block; a blank lies between columns.
+def _blocks(widths: Sequence[int], max_width: int) -> Iterator[tuple[int, int]]:
+  """Yields [start, end) of each block of columns, which a space separates.
 
-  widths [3 3 3 8], room 8 -> (0, 2) (2, 3) (3, 4)
+  widths [3 3 3 8], max_width 8 -> (0, 2) (2, 3) (3, 4)
   """
   start, used = 0, 0
   for column, width in enumerate(widths):
-    if column > start and used + 1 + width > room:
+    if column > start and used + 1 + width > max_width:
       yield start, column
       start, used = column, 0
     used += width + (column > start)
@@ -169,7 +169,7 @@ def _styles(stack: views.Stack) -> dict[str, list[str]]:
     ]
     order = stack.order_L.tolist()
     counts = collections.Counter(order)
-    # Positions of the same order see one another.
+    # Positions of the same order see each other.
     styles['order'] = ['cyan' if counts[n] > 1 else 'dim' for n in order]
   return styles
 

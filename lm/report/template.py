@@ -1,4 +1,4 @@
-"""Pages of HTML from templates in this folder: escaped, without requests."""
+"""Renders HTML pages from the templates in this folder, with escaping."""
 
 import pathlib
 import re
@@ -11,10 +11,10 @@ _FORBIDDEN = re.compile('[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]')
 
 
 def render(name: str, /, **values) -> str:
-  """The template `name` with `values`, all of them escaped but markup."""
+  """Renders the template `name`; all `values` except markup are escaped."""
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(FOLDER),
-    # By name it would be off: the templates' do not end in .html.
+    # Jinja enables it by file name only for names that end in .html.
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,

@@ -1,4 +1,4 @@
-"""Tokens and texts as a person can read them: nothing in them is invisible."""
+"""Readable tokens and texts, with invisible characters made visible."""
 
 import itertools
 import unicodedata
@@ -10,15 +10,15 @@ from lm.data import tokenizer as tokenizer_lib
 
 _SHOWN = {' ': '␣', '\n': '↵', '\t': '⇥'}
 _IN_A_TEXT = {**_SHOWN, ' ': ' ', '\n': '↵\n'}
-# Controls, formats, blanks, line ends, and what is no character at all: they
-# are invisible, move what stands beside them, or command a terminal.
+# Controls, formats, spaces, line ends and code points without a character. They
+# are invisible, move their neighbours, or control a terminal.
 _ESCAPED = ('Cc', 'Cf', 'Cn', 'Co', 'Cs', 'Zl', 'Zp', 'Zs')
 
 
 def spell(id_: int, tokenizer: tokenizer_lib.Tokenizer) -> str:
-  """A token: text as `visible`, special ones by name, else its bytes.
+  """Text of a token: `visible` text, or the name of a special token.
 
-  A part of a character is in hexadecimal, as \\xe4; an id that no piece has, as
+  Bytes of a partial character are written as \\xe4, an id without a piece as
   <unused 812>.
   """
   if id_ < tokenizer_lib.NUM_SPECIAL:
@@ -26,17 +26,17 @@ def spell(id_: int, tokenizer: tokenizer_lib.Tokenizer) -> str:
   if id_ >= len(tokenizer.pieces):
     return f'<unused {id_}>'
   text = visible(tokenizer.pieces[id_].decode(errors='backslashreplace'))
-  # On its own it would be drawn over the token before it.
+  # A lone combining mark would be drawn over the token before it.
   return f'◌{text}' if unicodedata.category(text[0])[0] == 'M' else text
 
 
 def visible(text: str) -> str:
-  """Blanks as ␣, line ends as ↵, tabs as ⇥, other invisible ones escaped."""
+  """Writes spaces as ␣, line ends as ↵, tabs as ⇥, and escapes the rest."""
   return _replace(text, _SHOWN)
 
 
 def original(ids: Iterable[int], tokenizer: tokenizer_lib.Tokenizer) -> str:
-  """The text of ids: blanks stay, and lines end behind their ↵.
+  """Decodes ids to readable text: spaces are kept, and lines end after a ↵.
 
   Special tokens are named; bytes that form no character are in hexadecimal.
   """
@@ -51,7 +51,7 @@ def original(ids: Iterable[int], tokenizer: tokenizer_lib.Tokenizer) -> str:
 
 
 def cut(text: str, width: int) -> str:
-  """At most `width` cells of a terminal; … where something is left out."""
+  """Truncates a text to `width` cells of a terminal, marked with …."""
   if rich.cells.cell_len(text) <= width:
     return text
   return rich.cells.set_cell_size(text, max(width - 1, 0)).rstrip() + '…'

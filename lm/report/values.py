@@ -1,4 +1,4 @@
-"""Values of a run as a page shows them: numbers, sizes and times as text."""
+"""Formats values of a run for a page: numbers, sizes and times."""
 
 import json
 import math
@@ -9,14 +9,14 @@ DASH = '–'
 
 
 def display(value):
-  """A string as it is, anything else as JSON."""
+  """Returns strings unchanged, and other values as JSON."""
   if isinstance(value, str):
     return value
   return json.dumps(value, ensure_ascii=False)
 
 
 def text(name, value):
-  """A figure by its name, for people; a dash for none."""
+  """Formats a figure by its name; None is a dash."""
   if value is None:
     return DASH
   if not is_number(value):
@@ -27,12 +27,12 @@ def text(name, value):
 
 
 def is_number(value):
-  """An integer or a float; True is none."""
+  """Whether a value is an int or a float, and not a bool."""
   return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def to_float(value):
-  """A float, infinite where an integer is too large for one."""
+  """Converts to a float; an int too large for one becomes infinity."""
   try:
     return float(value)
   except OverflowError:
@@ -40,7 +40,7 @@ def to_float(value):
 
 
 def finite(value):
-  """A finite float or None."""
+  """Converts to a float; None if it is not a finite number."""
   if not is_number(value) or not math.isfinite(to_float(value)):
     return None
   return float(value)

@@ -1,4 +1,4 @@
-"""What an objective makes of text, as the terminal and the page show it."""
+"""Views of an objective's examples, for the terminal and the page."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,16 +12,16 @@ from lm.report import token_text
 
 @dataclasses.dataclass(frozen=True)
 class Stack:
-  """The positions of one stack of layers; sequences of L.
+  """The positions of one stack of layers; sequences of length L.
 
   name: `decoder` or `encoder`.
-  reads: each token as text; of padding, too.
-  special_L: whether the token is a special one.
-  segment_L: example within the row, 0 is padding.
-  order_L: generation order; None where all see all of their segment.
-  predicts: each target as text, '' where none is; None where a stack predicts
-    nothing, an encoder that a decoder reads.
-  weights_L: of the loss; None with `predicts`.
+  reads: text of each token, including padding.
+  special_L: whether the token is special.
+  segment_L: number of the example within the row; 0 is padding.
+  order_L: generation order; None if all positions of a segment see each other.
+  predicts: text of each target, '' where nothing is predicted; None for an
+    encoder that a decoder reads, which predicts nothing.
+  weights_L: loss weights; None if `predicts` is None.
   """
 
   name: str
@@ -33,7 +33,7 @@ class Stack:
   weights_L: np.ndarray | None = None
 
   def lines(self) -> dict[str, list[str]]:
-    """What is aligned token by token: name of a line -> L texts."""
+    """Returns the lines to be aligned: name of a line -> L texts."""
     lines = {
       'position': [str(i) for i in range(len(self.reads))],
       'reads': list(self.reads),
@@ -48,7 +48,7 @@ class Stack:
 
 @dataclasses.dataclass(frozen=True)
 class Mask:
-  """Who sees whom: position i of `query` sees j of `key` where mask_LxM."""
+  """An attention mask: position i of `query` sees j of `key` where mask_LxM."""
 
   query: str
   key: str
@@ -57,10 +57,14 @@ class Mask:
 
 @dataclasses.dataclass(frozen=True)
 class View:
-  """What a model reads and predicts: of one example, or of a row of several.
+  """What a model reads and predicts, for one example or a packed row.
 
-  stacks: in the order of reading; the last one predicts.
-  note: what else is to be said of it.
+  objective: name of the objective.
+  architecture: architecture of the model.
+  attention: attention pattern.
+  scorer: scoring method of the objective.
+  stacks: stacks in the order of reading; the last one predicts.
+  note: further remark.
   """
 
   objective: str
@@ -76,7 +80,7 @@ class View:
     return f'{self.objective}, {self.architecture}'
 
   def sentence(self) -> str:
-    """What is read and predicted, counted."""
+    """Counts what is read and predicted, in one sentence."""
     segments = [stack.segment_L for stack in self.stacks]
     counts = count(segments, self.stacks[-1].weights_L)
     inside = ''
@@ -92,7 +96,7 @@ class View:
     )
 
   def masks(self) -> list[Mask]:
-    """Self-attention of each stack; the decoder's to an encoder behind its."""
+    """Masks of the self-attention of each stack, then of cross-attention."""
     found = [_mask(stack, stack) for stack in self.stacks]
     if len(self.stacks) > 1:
       found.append(_mask(self.stacks[1], self.stacks[0]))
@@ -101,7 +105,7 @@ class View:
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-  """A text, and what each objective makes of it."""
+  """A text, and the views of its examples."""
 
   original: str
   tokens: int
@@ -110,7 +114,7 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-  """An objective's rows, counted; `rows` of them were looked at."""
+  """Counts over `rows` rows of an objective."""
 
   objective: str
   architecture: str
@@ -123,7 +127,7 @@ class Summary:
   weight: float
 
   def cells(self) -> dict[str, str]:
-    """Heading -> text."""
+    """Returns the cells of a table: heading -> text."""
     return {
       'objective': self.objective,
       'architecture': self.architecture,
@@ -139,11 +143,13 @@ class Summary:
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-  """All that is shown.
+  """Everything that is shown.
 
-  source: one line, what the texts are from.
-  rows: a packed row of each objective, or none.
-  notes: one line each, why something is not shown.
+  source: one line about the origin of the texts.
+  texts: texts with the examples of each objective.
+  rows: a packed row of each objective; may be empty.
+  summaries: counts over rows of each objective.
+  notes: lines that say why something is not shown.
   """
 
   source: str
@@ -158,7 +164,7 @@ def stacks(
   tokenizer: tokenizer_lib.Tokenizer,
   architecture: str,
 ) -> tuple[Stack, ...]:
-  """The stacks of a row, as `packing.pack` returns it."""
+  """Returns the stacks of a row returned by `packing.pack`."""
   last = Stack(
     name='encoder' if architecture == 'encoder' else 'decoder',
     reads=_spell(row['tokens'], tokenizer),
@@ -187,10 +193,11 @@ def stacks(
 def count(
   segments: Sequence[np.ndarray], weights_L: np.ndarray
 ) -> dict[str, int | float]:
-  """Positions, tokens read, tokens predicted, and their loss weight.
+  """Counts positions, tokens read, tokens predicted, and their loss weight.
 
   Args:
     segments: `segment_L` of each stack.
+    weights_L: loss weights of the last stack.
   """
   return {
     'positions': sum(len(segment_L) for segment_L in segments),
@@ -200,8 +207,8 @@ def count(
   }
 
 
-def spans(segment_L: np.ndarray) -> Iterator[tuple[int, slice]]:
-  """The number and the positions of each segment of a row, padding left out."""
+def segments(segment_L: np.ndarray) -> Iterator[tuple[int, slice]]:
+  """Yields the number and the positions of each segment, without padding."""
   for number in range(1, int(segment_L.max(initial=0)) + 1):
     (places,) = np.nonzero(segment_L == number)
     if len(places):
@@ -222,7 +229,7 @@ def _mask(query: Stack, key: Stack) -> Mask:
   segments = query.segment_L[None], key.segment_L[None]
   if query is key:
     order_L = query.order_L
-    if order_L is None:  # as that of an encoder
+    if order_L is None:  # all see each other, as in an encoder
       order_L = np.zeros_like(query.segment_L)
     mask_1xLxM = attention.attention_mask(
       order_L[None], order_L[None], *segments

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar on a terminal, plain lines elsewhere."""
+"""Progress of a run: a bar on a terminal, plain lines elsewhere."""
 
 import io
 import sys
@@ -8,7 +8,7 @@ from typing import TextIO
 import rich.console
 import rich.progress
 
-# Where there is no terminal, so often a line tells how far it is; seconds.
+# Seconds between lines of progress without a terminal.
 _LINE_EVERY = 10.0
 
 
@@ -24,9 +24,9 @@ def duration(seconds: float) -> str:
 class Progress:
   """Counts up to `total`; shows a status, the speed and the time left.
 
-  With None for a total, which is not known, there is no time left to show. Use
-  as a context manager. Plain lines are printed only when `update` is given
-  `log`, the bar moves at every update.
+  A total of None is unknown: no time left is shown. Use as a context manager.
+  The bar moves at every update; plain lines are printed by updates with `log`
+  only.
   """
 
   def __init__(
@@ -65,9 +65,9 @@ class Progress:
       self._bar.stop()
 
   def update(self, done: int, status: str = '', *, log: bool = False):
-    """Moves to `done`; `log` says that a plain line is due.
+    """Sets the count to `done`; with `log`, prints a plain line.
 
-    Without a new status the bar keeps the last one.
+    Without a new status the last one is kept.
     """
     self._done = done
     self._status = status or self._status
@@ -82,7 +82,7 @@ class Progress:
       self.line(f'{self._what} {done}{of}{colon}{status}')
 
   def advance(self, count: int):
-    """Moves on by `count`."""
+    """Advances the count by `count`."""
     done = self._done + count
     self.update(done if self._total is None else min(done, self._total))
 
@@ -105,8 +105,8 @@ class Megabytes:
   """Progress in megabytes of text; a context manager.
 
   Args:
-    total: bytes; None: not known.
-    shown: False shows nothing.
+    total: number of bytes; None if unknown.
+    shown: whether anything is shown.
   """
 
   def __init__(self, what: str, total: int | None, *, shown: bool):
@@ -126,7 +126,7 @@ class Megabytes:
     self._progress.__exit__(*exception)
 
   def advance(self, size: int):
-    """Adds bytes."""
+    """Advances by `size` bytes."""
     self._done += size
     log = time.monotonic() - self._last > _LINE_EVERY
     if log:

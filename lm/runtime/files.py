@@ -1,4 +1,4 @@
-"""Writing files so that a reader finds the old one or the new one."""
+"""Atomic writing: readers find the old file or the new one."""
 
 import contextlib
 import fcntl
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def write(path: pathlib.Path, content: str | bytes):
-  """Writes a file beside its place and moves it there, whole or not at all."""
+  """Writes a file atomically: beside its place, then moved there."""
   if isinstance(content, str):
     content = content.encode()
   temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
@@ -28,12 +28,12 @@ def write(path: pathlib.Path, content: str | bytes):
 
 
 def write_json(path: pathlib.Path, value: Any):
-  """Writes `value` as indented JSON, whole or not at all."""
+  """Writes `value` as indented JSON, atomically."""
   write(path, json.dumps(value, indent=2, ensure_ascii=False) + '\n')
 
 
 def truncate(path: pathlib.Path, length: int):
-  """Cuts a file back to its first `length` bytes through a new file."""
+  """Truncates a file to its first `length` bytes, atomically."""
   if not path.exists() or path.stat().st_size == length:
     return
   with open(path, 'rb') as f:
@@ -45,10 +45,11 @@ def truncate(path: pathlib.Path, length: int):
 def fresh_folder(
   directory: pathlib.Path, *, is_whole: Callable[[pathlib.Path], bool]
 ) -> Iterator[pathlib.Path]:
-  """A temporary folder that becomes `directory` if all goes well.
+  """A temporary folder that is renamed to `directory` on success.
 
   Args:
-    is_whole: whether another process has made `directory` meanwhile.
+    is_whole: whether `directory` is complete, since another process has
+      written it meanwhile.
   """
   directory.parent.mkdir(parents=True, exist_ok=True)
   prefix = f'.{directory.name}.'
@@ -60,7 +61,7 @@ def fresh_folder(
   temporary = pathlib.Path(made)
   temporary.chmod(0o755)
   try:
-    # Held up to the end: without its lock another process would remove it.
+    # Locked to the end: without the lock another process would remove it.
     with _held(temporary):
       yield temporary
       if directory.exists() and not any(directory.iterdir()):
@@ -77,7 +78,7 @@ def fresh_folder(
 
 @contextlib.contextmanager
 def _held(folder: pathlib.Path) -> Iterator[bool]:
-  """Holds a folder's lock, and tells whether no other process holds it.
+  """Holds a folder's lock; yields False if another process holds it.
 
   The lock ends with the process, unlike a process number in a name, which
   another process or host may have, too.

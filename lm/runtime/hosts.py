@@ -1,10 +1,18 @@
 """Several processes as one run: how they start, agree and end together.
 
 Every process builds its rows of a batch, computes its part of a step and saves
-its part of a checkpoint. The first one alone decides what depends on a clock, a
-terminal or a folder's content, and alone writes the other files, so all see one
-file system. What is agreed here goes through JAX's coordination service and
-never through the devices: it can wait for hours, and with a process that hangs.
+its part of a checkpoint. The first process alone decides what depends on a
+clock, a terminal or a folder's content, and alone writes the other files, so
+all must see one file system.
+
+Values are exchanged through JAX's coordination service and never through the
+devices. `broadcast_one_to_all` and `process_allgather` of
+`jax.experimental.multihost_utils` run a compiled collective instead: the
+processes that arrive first wait inside XLA, where no Python signal handler runs
+(a SIGTERM is handled once the last process arrives), and arrays must have one
+shape in all processes, which texts and errors do not. One process may prepare
+data for hours, or fail, while the others wait: here they poll, so they handle
+signals and see who has left.
 
 Without `join` there is one process, and everything here costs nothing.
 """
@@ -26,14 +34,14 @@ from jax._src import clusters, distributed
 
 from lm import errors
 
-# Seconds in which all processes must have been started.
+# Seconds within which all processes must start.
 _START = 300
-# Seconds between looks at what others have told.
+# Seconds between polls of the coordination service: at first, and at most.
 _SHORTEST, _LONGEST = 0.002, 0.5
-# Seconds that a process which fails waits for the others to do the same.
+# Seconds that a failing process waits for the others to leave as well.
 _FAREWELL = 5.0
 _LEFT = 'left'
-# How MPI tells the number of processes where JAX does not read it.
+# Number of processes, set by MPI implementations that JAX does not detect.
 _MPI_SIZES = ('OMPI_COMM_WORLD_SIZE', 'PMI_SIZE')
 
 
@@ -42,20 +50,20 @@ def join(
   num_processes: int | None = None,
   process_id: int | None = None,
 ):
-  """Makes this process one of several, if flags or a cluster say so.
+  """Connects this process to the others, if flags or a cluster announce any.
 
-  To be called before anything asks JAX for devices. Afterwards only the first
+  Must be called before anything asks JAX for devices. Afterwards only the first
   process writes to stdout.
 
   Args:
-    coordinator_address: HOST:PORT at which the first process can be reached;
-      None, like the two others: as Slurm, Open MPI or a TPU pod announces it.
-    num_processes: of the run.
-    process_id: of this process, from 0.
+    coordinator_address: HOST:PORT at which the first process can be reached.
+      All three arguments None: what Slurm, Open MPI or a TPU pod announces.
+    num_processes: number of processes of the run.
+    process_id: index of this process, from 0.
 
   Raises:
-    UserError: only some of them are given, a value is out of range, or the
-      coordinator cannot be reached.
+    UserError: only some of the arguments are given, a value is out of range, or
+      the coordinator cannot be reached.
   """
   global _group
   flags = {
@@ -90,45 +98,45 @@ def join(
 
 
 def is_first() -> bool:
-  """Whether this process decides and writes; the only one does."""
+  """Whether this process decides and writes; True without other processes."""
   return _group is None or _group.index == 0
 
 
 def decide(function: Callable[[], Any]) -> Any:
-  """What `function` returns in the first process; it is called only there.
+  """Returns the first process's `function()`, which the others do not call.
 
-  All processes must call this in the same order, and the others wait for the
-  first one as long as it takes.
+  All processes must call this in the same order; the others wait for the first
+  one, however long it takes.
 
   Args:
-    function: returns what JSON can hold.
+    function: returns a JSON value.
   """
   if _group is None:
     return function()
   topic = _group.topic('decision')
   if is_first():
-    _group.tell(topic, function())
+    _group.publish(topic, function())
   return _group.wait(topic, 1)[0]
 
 
 def exchange(value: Any) -> list[Any]:
-  """The values of all processes, in their order; JSON."""
+  """Returns the JSON values of all processes, in the processes' order."""
   if _group is None:
     return [value]
   topic = _group.topic('exchange')
-  _group.tell(topic, value)
-  told = _group.wait(topic, _group.count)
-  return [told[process] for process in range(_group.count)]
+  _group.publish(topic, value)
+  values = _group.wait(topic, _group.count)
+  return [values[process] for process in range(_group.count)]
 
 
 def attempt(function: Callable[[], Any]) -> Any:
   """Calls `function` in every process; fails in all if it fails in one.
 
-  It must not wait for other processes, one of which may have failed.
+  The function must not wait for other processes, one of which may have failed.
 
   Raises:
-    Exception: what `function` raised here, or one that tells what it raised in
-      another process.
+    Exception: what `function` raised here.
+    RuntimeError: it raised in another process, which the message names.
   """
   if _group is None:
     return function()
@@ -150,7 +158,7 @@ def attempt(function: Callable[[], Any]) -> Any:
 def leave(code: int, message: str = '') -> NoReturn:
   """Ends this process and all others with an exit code.
 
-  The first process prints the message on stderr, whoever's it is.
+  The first process prints the message on stderr, whichever process leaves.
   """
   if _group is None:
     if message:
@@ -160,9 +168,9 @@ def leave(code: int, message: str = '') -> NoReturn:
 
 
 def fail(error: Exception):
-  """Ends all processes after an error that nobody expected; returns if alone.
+  """Ends all processes after an unexpected error; returns if there is one.
 
-  Left to itself a process that fails waits for the others, which wait for it.
+  Otherwise JAX would wait, on exit, for the other processes, and they for this.
   """
   if _group is None:
     return
@@ -170,8 +178,8 @@ def fail(error: Exception):
   _group.leave(1, text, error)
 
 
-def part():
-  """Waits until all processes have come here, and ends what `join` began."""
+def disconnect():
+  """Waits for all processes to call this, and disconnects them."""
   global _group
   if _group is None:
     return
@@ -182,12 +190,12 @@ def part():
 
 
 def group() -> '_Group | None':
-  """The processes, for those who must talk beside the main thread."""
+  """The connection, for use outside of the main thread; None without one."""
   return _group
 
 
 class _Group:
-  """What processes tell one another; all share one folder of topics."""
+  """A connection to the other processes: values published under topics."""
 
   def __init__(self):
     self.index, self.count = jax.process_index(), jax.process_count()
@@ -195,9 +203,9 @@ class _Group:
     self._numbers = itertools.count()
     self._leaving, self._end = threading.Lock(), threading.Event()
     if self.index:
-      # The descriptor, on which libraries in C++ write, too.
+      # The descriptor, since libraries in C++ write to it as well.
       os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    # A daemon: it must not keep a process that has failed.
+    # A daemon, so that it does not keep a failed process alive.
     self._watcher = threading.Thread(target=self._watch, daemon=True)
     self._watcher.start()
 
@@ -205,13 +213,13 @@ class _Group:
     """A new topic, the same in all processes that ask in the same order."""
     return f'{name}-{next(self._numbers)}'
 
-  def tell(self, topic: str, value: Any):
-    """Tells a value of this process, once for a topic."""
+  def publish(self, topic: str, value: Any):
+    """Publishes this process's JSON value; at most once for each topic."""
     key = f'lm/{topic}/{self.index}'
     self._client.key_value_set(key, json.dumps(value))
 
-  def told(self, topic: str) -> dict[int, Any]:
-    """What processes have told so far, by their index."""
+  def published(self, topic: str) -> dict[int, Any]:
+    """The values published so far, by the process's index."""
     entries = self._client.key_value_dir_get(f'lm/{topic}/')
     return {
       int(key.rpartition('/')[2]): json.loads(value) for key, value in entries
@@ -220,60 +228,61 @@ class _Group:
   def wait(
     self, topic: str, count: int, timeout: float = float('inf')
   ) -> dict[int, Any]:
-    """What `count` processes have told; fewer after `timeout` seconds."""
+    """Waits for the values of `count` processes, or for `timeout` seconds."""
     pause, deadline = _SHORTEST, time.monotonic() + timeout
-    while len(told := self.told(topic)) < count:
+    while len(values := self.published(topic)) < count:
       if time.monotonic() > deadline:
         break
-      # Not in the client: signals must be handled meanwhile.
+      # The client's own waiting call would hold back signal handlers.
       time.sleep(pause)
       pause = min(1.5 * pause, _LONGEST)
-    return told
+    return values
 
   def leave(
     self, code: int, message: str, error: Exception | None = None
   ) -> NoReturn:
-    """See the function of this name, and `fail`."""
-    # Never released: the main thread and the watcher may both come here, and
-    # when others leave, a step fails here only because they do.
+    """See the functions `leave` and `fail`."""
+    # Never released: the main thread and the watcher may both get here, and
+    # once others leave, a step here fails for that reason alone.
     self._leaving.acquire()
     if error is not None:
       traceback.print_exception(error)
     if not self.index and message:
       print(message, file=sys.stderr)
     try:
-      self.tell(_LEFT, [code, message])
+      self.publish(_LEFT, [code, message])
       self.wait(_LEFT, self.count, _FAREWELL)
       if not self.index:
-        # It holds the service, without which JAX aborts the others noisily.
+        # This process runs the service; without it JAX aborts the others with
+        # a stack trace.
         time.sleep(2 * _LONGEST)
     except jax.errors.JaxRuntimeError:
       pass  # the first process is gone
     finally:
       sys.stdout.flush()
       sys.stderr.flush()
-      # Not sys.exit: JAX would wait there for the others, too.
+      # sys.exit would let JAX wait for the others.
       os._exit(code)
 
   def close(self):
-    """Ends the watcher."""
+    """Stops the watcher."""
     self._end.set()
     self._watcher.join()
 
   def _watch(self):
-    """Leaves when another process has left, even out of a step that hangs."""
+    """Leaves when another process has left, even if a step hangs here."""
     try:
       while not self._end.wait(_LONGEST):
-        if not self.told(_LEFT):
+        if not self.published(_LEFT):
           continue
-        # Most mistakes are found by all; the main thread then tells its own.
+        # All processes find most mistakes: the main thread may be leaving.
         if self._end.wait(2 * _LONGEST):
           return
-        process, (code, message) = min(self.told(_LEFT).items())
+        process, (code, message) = min(self.published(_LEFT).items())
         where = f' (process {process})' if message else ''
         self.leave(code, f'{message}{where}')
     except jax.errors.JaxRuntimeError:
-      return  # without the first process, JAX ends this one
+      return  # the first process is gone, and JAX ends this one
 
 
 _group: _Group | None = None
@@ -300,8 +309,8 @@ def _check(address: str, count: int, index: int):
 def _announced() -> dict[str, Any] | None:
   """Arguments of `initialize` on a cluster with several processes, else None.
 
-  Of the clusters that JAX knows, Kubernetes is left out: every pod there looks
-  like one.
+  Of the clusters that JAX detects, Kubernetes is left out: its test holds in
+  every pod.
   """
   known = (
     clusters.OmpiCluster,
@@ -313,14 +322,14 @@ def _announced() -> dict[str, Any] | None:
     try:
       if cluster.is_env_present():
         return {} if cluster.get_process_count() > 1 else None
-    except OSError:  # a TPU outside of the cloud: nobody answers
+    except OSError:  # a TPU outside of the cloud, with no metadata server
       continue
   # Open MPI since version 5, and MPICH.
   if any(_size(name) > 1 for name in _MPI_SIZES):
     if importlib.util.find_spec('mpi4py'):
       return {'cluster_detection_method': 'mpi4py'}
     raise errors.UserError(
-      'this MPI starts several processes and does not tell where the first one '
+      'this MPI starts several processes and does not say where the first one '
       'is; install mpi4py, or give --coordinator_address, --num_processes and '
       '--process_id'
     )
@@ -328,7 +337,7 @@ def _announced() -> dict[str, Any] | None:
 
 
 def _size(name: str) -> int:
-  """Processes by a variable of the environment; 1 where it is not set."""
+  """Number of processes from an environment variable; 1 where it is not set."""
   value = os.environ.get(name) or '1'
   if not value.isdecimal():
     raise errors.UserError(
@@ -339,7 +348,7 @@ def _size(name: str) -> int:
 
 
 def _check_port(address: str):
-  """JAX crashes where it cannot listen."""
+  """Raises UserError if the port is taken, where JAX would crash."""
   port = address.rpartition(':')[2]
   try:
     socket.create_server(('', int(port))).close()
@@ -351,9 +360,11 @@ def _check_port(address: str):
 
 
 def _wait_for_port(address: str):
-  """Returns when the first process listens.
+  """Waits until the first process listens.
 
-  JAX aborts with a stack trace where it cannot be reached.
+  Raises:
+    UserError: it does not within `_START` seconds, where JAX would abort with a
+      stack trace.
   """
   host, _, port = address.rpartition(':')
   deadline = time.monotonic() + _START
@@ -362,7 +373,7 @@ def _wait_for_port(address: str):
       socket.create_connection((host.strip('[]'), int(port)), 5).close()
       return
     except OSError as error:
-      # Also where no such host is known: its name may come with it.
+      # Unknown hosts included: a name may appear when its host starts.
       if time.monotonic() > deadline:
         raise errors.UserError(
           f'--coordinator_address={address} cannot be reached '
@@ -373,7 +384,8 @@ def _wait_for_port(address: str):
 
 
 def _initialize(**arguments):
-  # Its handler of SIGTERM would take the place of ours.
+  # Its handler of SIGTERM would swallow the signal until ours is installed, and
+  # in modes that install none; see `signals.py`.
   jax.config.update('jax_enable_preemption_service', False)
   text = f'still waiting for all processes of this run, up to {_START} s'
   note = threading.Timer(10, print, [text], {'file': sys.stderr})

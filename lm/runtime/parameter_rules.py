@@ -1,9 +1,9 @@
-"""Ordered rules over parameter paths: sharding, decay and their like.
+"""Ordered rules over parameter paths: sharding, weight decay and others.
 
 A rule is `(pattern, value)`. A path is the names of a leaf joined by slashes,
 `params/trunk/layers/attention/query/kernel`; the first pattern that
-`re.search` finds in it gives the value. A path without a rule is an error:
-a new parameter must be decided on, never defaulted.
+`re.search` finds in it determines the value. A path without a rule is an error,
+so that no new parameter gets a default by mistake.
 """
 
 import re
@@ -27,7 +27,7 @@ def match(rules: Sequence[tuple[str, Any]], name: str) -> Any:
 
 
 def tree_match(rules: Sequence[tuple[str, Any]], tree: Any) -> Any:
-  """A tree of the shape of `tree` that holds each leaf's rule value."""
+  """A tree like `tree` that holds the value of each leaf's rule."""
   return jax.tree_util.tree_map_with_path(
     lambda path, _: match(rules, path_name(path)), tree
   )

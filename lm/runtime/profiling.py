@@ -7,33 +7,33 @@ import jax
 
 from lm.runtime import hosts
 
-# Steps of a start before those that are traced, if the run is long enough.
+# Steps before those that are traced, if the run is long enough.
 _WARMUP = 10
 
 
 class Trace:
   """Traces `count` steps of this start into WORKDIR/profile.
 
-  A trace is moved there when it is whole: of a run that is stopped meanwhile
-  there is none. Use as a context manager; the first process traces.
+  A trace is moved there when it is complete: a run that stops before leaves
+  none. Use as a context manager; only the first process traces.
   """
 
   def __init__(
     self, workdir: pathlib.Path, *, count: int, first: int, last: int
   ):
-    """Knows the steps of this start, from `first` to `last`."""
+    """`first` and `last` are the first and the last step of this start."""
     self._target = workdir / 'profile'
     self._temporary = workdir / '.profile.tmp'
     self._is_first = hosts.is_first()
     count = min(count if self._is_first else 0, last - first + 1)
     start = min(first + _WARMUP, last - count + 1)
-    # The step ahead of those that are traced, and the last one of them.
+    # The step before those that are traced, and the last one of them.
     self._turns = (start - 1, start + count - 1) if count else ()
     self._ahead = first - 1
     self._runs = False
 
   def __enter__(self):
-    if self._is_first:  # what a killed one has left
+    if self._is_first:  # left by a killed run
       shutil.rmtree(self._temporary, ignore_errors=True)
     if self.turns_after(self._ahead):
       self.turn()
@@ -49,7 +49,7 @@ class Trace:
     return number in self._turns
 
   def turn(self):
-    """Starts, or ends; all steps so far must have ended."""
+    """Starts or ends tracing; all steps so far must have finished."""
     if not self._runs:
       jax.profiler.start_trace(str(self._temporary))
       self._runs = True

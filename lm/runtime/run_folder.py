@@ -1,4 +1,4 @@
-"""A run folder: one process at a time, and copies that are whole."""
+"""Run folders: locks against other processes, and complete copies."""
 
 import contextlib
 import fcntl
@@ -12,7 +12,7 @@ from lm.runtime import hosts
 
 @contextlib.contextmanager
 def locked(workdir: pathlib.Path) -> Iterator[None]:
-  """Keeps another run out of the run folder; the first process holds it."""
+  """Locks the run folder against other runs; the first process holds it."""
   if not hosts.is_first():
     yield
     return
@@ -37,7 +37,7 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def copy_folder(source: pathlib.Path, target: pathlib.Path):
-  """Copies a folder; a copy that was cut short does not count as one."""
+  """Copies a folder unless `target` exists; it is never there in part."""
   if target.exists():
     return
   temporary = target.with_name(f'.{target.name}.tmp')

@@ -1,4 +1,4 @@
-"""Where every array of a train state and of a batch lives on the mesh.
+"""Placement of the arrays of a train state and of a batch on the mesh.
 
 Mesh axes: `data` replicates parameters and splits the batch; `fsdp` splits
 both; `tensor` splits heads, the MLP's width and the vocabulary.
@@ -14,8 +14,9 @@ from jax.sharding import NamedSharding, PartitionSpec as P
 from lm import errors, field
 from lm.runtime import parameter_rules
 
-# Beside the rules of a model family, which slots of the optimizer share: the
-# scalars of a state, and adafactor's rows, columns and squares of vectors.
+# Rules in addition to those of a model family, which slots of the optimizer
+# share: the scalars of a state, and adafactor's rows, columns and squares of
+# vectors.
 _STATE = (
   (r'(^|/)(step|count|key|ns_coeffs)$', P()),
   (r'/(v_row|v_col|v)$', P()),
@@ -64,8 +65,8 @@ def make_mesh(
 ) -> jax.sharding.Mesh:
   """The mesh over all devices, or over those given.
 
-  Devices come host by host, and the last axis changes fastest: `tensor`, and
-  then `fsdp`, stay inside of a host where they fit.
+  Devices are ordered by host, and the last axis changes fastest: `tensor`, and
+  then `fsdp`, stay within a host if they fit.
   """
   devices = jax.devices() if devices is None else devices
   shape = mesh_shape(config, len(devices))
@@ -86,7 +87,7 @@ def of_state(
   """A NamedSharding for every leaf of a train state.
 
   Args:
-    rules: parameter path -> PartitionSpec, of the model's family.
+    rules: the family's, parameter path -> PartitionSpec.
   """
   specs = parameter_rules.tree_match((*rules, *_STATE), abstract_state)
   return jax.tree.map(
@@ -97,7 +98,7 @@ def of_state(
 
 
 def of_batch(mesh: jax.sharding.Mesh) -> NamedSharding:
-  """Rows are split over every axis that is not `tensor`."""
+  """The sharding of a batch: rows are split over all axes but `tensor`."""
   return NamedSharding(mesh, BATCH)
 
 
@@ -107,14 +108,14 @@ def gather(
   axis: str,
   mesh: jax.sharding.Mesh | None,
 ) -> Any:
-  """Parameters put together along one axis of the mesh, for lookups in them.
+  """Gathers parameters along one axis of the mesh, for lookups in them.
 
-  Left to itself, XLA splits what is found as the table is, along the width, and
-  continues like that: every device works on all rows of the batch.
+  By default XLA splits the rows that are looked up like the table, along the
+  width, and everything after them: every device works on the whole batch.
 
   Args:
     rules: parameter path -> PartitionSpec.
-    mesh: None: nothing is done.
+    mesh: None returns `tree` as it is.
   """
   if mesh is None:
     return tree
@@ -129,7 +130,7 @@ def gather(
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
-  """A copy on every device."""
+  """The sharding of an array with a copy on every device."""
   return NamedSharding(mesh, P())
 
 
@@ -141,7 +142,7 @@ def local_rows(mesh: jax.sharding.Mesh, batch_size: int) -> np.ndarray:
 
 
 def put_batch(mesh: jax.sharding.Mesh, batch: Any, batch_size: int) -> Any:
-  """Host rows, those of `local_rows`, to global arrays split over the mesh."""
+  """Builds global arrays, split over the mesh, from the host's `local_rows`."""
   sharding = of_batch(mesh)
   place = np.full(batch_size, -1)
   rows = local_rows(mesh, batch_size)

@@ -1,4 +1,13 @@
-"""SIGTERM and Ctrl-C: finish the step, save, leave with a message."""
+"""SIGTERM and Ctrl-C: finish the step, save, leave with a message.
+
+Several processes must stop after the same step, and `_Agreement` finds it.
+`multihost_utils.reached_preemption_sync_point` would, too, but its preemption
+service handles SIGTERM in C++ from `jax.distributed.initialize` on. A signal
+has one handler: either Python's never runs, and SIGTERM has no effect while
+data is prepared, or ours replaces the service's, which then learns of no
+signal. Besides, the service ignores Ctrl-C, accepts no notice from Python, and
+does not report which signal it was, on which the exit code depends.
+"""
 
 import contextlib
 import signal
@@ -9,15 +18,15 @@ import jax
 
 from lm.runtime import hosts
 
-# Seconds between looks at what other processes ask.
+# Seconds between polls of what other processes ask for.
 _PAUSE = 0.2
 
 
 class Interrupted(KeyboardInterrupt):
-  """A signal asked the run to stop, and it has saved.
+  """A signal stopped the run, after saving what there was to save.
 
-  No `Exception`: it may come in the middle of anything, also of what is tried
-  again or passed over when it fails.
+  Not an `Exception`: it may be raised in any line, also where exceptions are
+  caught to retry or to skip something.
   """
 
   def __init__(self, message: str, signal_number: int):
@@ -27,11 +36,11 @@ class Interrupted(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def on_sigterm(command: str) -> Iterator[None]:
-  """SIGTERM leaves as `Interrupted`, where nothing has to be saved first."""
+  """Raises `Interrupted` at SIGTERM, where nothing has to be saved first."""
 
   def leave(number, frame):
     del frame
-    raise Interrupted(f'stopped; run it again to go on: {command}', number)
+    raise Interrupted(f'stopped; run it again to continue: {command}', number)
 
   old = signal.signal(signal.SIGTERM, leave)
   try:
@@ -41,9 +50,9 @@ def on_sigterm(command: str) -> Iterator[None]:
 
 
 class Signals:
-  """Remembers SIGTERM and the first Ctrl-C; a second Ctrl-C is not held.
+  """Records SIGTERM and the first Ctrl-C; a second Ctrl-C interrupts at once.
 
-  Several processes stop after the same step, whichever of them has the signal.
+  Several processes stop after the same step, whichever receives the signal.
   """
 
   def __init__(self):
@@ -52,7 +61,7 @@ class Signals:
 
   def __enter__(self):
     numbers = (signal.SIGTERM, signal.SIGINT)
-    self._old = {n: signal.signal(n, self._remember) for n in numbers}
+    self._old = {n: signal.signal(n, self._record) for n in numbers}
     if group := hosts.group():
       self._agreement = _Agreement(group, self)
     return self
@@ -63,16 +72,16 @@ class Signals:
     for number, handler in self._old.items():
       signal.signal(number, handler)
     if self.signal and kind is None:
-      # It came too late for the last step: for the handlers of before.
+      # It arrived after the last step: the earlier handlers receive it.
       signal.raise_signal(self.signal)
 
   def after(self, number: int) -> int:
-    """The signal to stop for now that step `number` is done, or 0."""
+    """The signal to stop for after step `number`, or 0 to continue."""
     if self._agreement:
       return self._agreement.after(number)
     return self.signal
 
-  def _remember(self, number, frame):
+  def _record(self, number, frame):
     del frame
     self.signal = number
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -81,9 +90,9 @@ class Signals:
 class _Agreement:
   """Finds a step that no process has passed, without waiting at every step.
 
-  A process with a signal asks. The first process then begins a round: each
-  process is held where its step ends, tells the last step that it went past,
-  and all stop after the step behind the latest of these.
+  A process that receives a signal asks to stop. The first process then begins a
+  round: each process pauses where its step ends and publishes the last step
+  that it has passed, and all stop after the one that follows the latest.
   """
 
   def __init__(self, group, signals: Signals):
@@ -92,9 +101,9 @@ class _Agreement:
     self._topics = {name: group.topic(name) for name in names}
     self._passed, self._stop = -1, None
     self._signal = 0
-    # Held while a round is on, so that the training loop does not go on.
+    # Held during a round, so that the training loop pauses.
     self._lock, self._end = threading.Lock(), threading.Event()
-    # A daemon: a loop that fails does not close it.
+    # A daemon, since a failing loop does not close it.
     self._thread = threading.Thread(target=self._run, daemon=True)
     self._thread.start()
 
@@ -107,48 +116,48 @@ class _Agreement:
       return 0
 
   def close(self):
-    """All processes are past their last step: no round begins any more."""
+    """Waits until no round can begin; called after the last step."""
     if hosts.is_first():
       with self._lock:
         self._end.set()
-      self._tell('closed', True)
+      self._publish('closed', True)
     else:
-      # Meanwhile the thread answers.
+      # The thread still answers a round that began before.
       self._group.wait(self._topics['closed'], 1)
       self._end.set()
     self._thread.join()
 
-  def _tell(self, name: str, value: int):
-    self._group.tell(self._topics[name], value)
+  def _publish(self, name: str, value: int):
+    self._group.publish(self._topics[name], value)
 
-  def _told(self, name: str) -> dict[int, int]:
-    return self._group.told(self._topics[name])
+  def _published(self, name: str) -> dict[int, int]:
+    return self._group.published(self._topics[name])
 
   def _run(self):
     asked = False
     try:
       while not self._end.wait(_PAUSE) and self._stop is None:
         if self._signals.signal and not asked:
-          self._tell('ask', self._signals.signal)
+          self._publish('ask', self._signals.signal)
           asked = True
         if hosts.is_first():
           self._begin()
-        elif begun := self._told('round'):
+        elif begun := self._published('round'):
           with self._lock:
             self._answer(begun[0])
     except jax.errors.JaxRuntimeError:
-      return  # without the first process, JAX ends this one
+      return  # the first process is gone, and JAX ends this one
 
   def _begin(self):
-    requests = self._told('ask')
+    requests = self._published('ask')
     with self._lock:
       if requests and not self._end.is_set():
         number = next(iter(requests.values()))
-        self._tell('round', number)
+        self._publish('round', number)
         self._answer(number)
 
   def _answer(self, number: int):
-    self._tell('passed', self._passed)
+    self._publish('passed', self._passed)
     passed = self._group.wait(self._topics['passed'], self._group.count)
     self._stop = max(passed.values()) + 1
     self._signal = number

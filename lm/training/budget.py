@@ -1,8 +1,8 @@
 """When training ends: budgets in steps, tokens, FLOPs and seconds, as steps.
 
-Of those given the first that is reached ends the run. Each is turned into a
-number of steps before training begins, so that the schedule knows its end
-and a run that goes on stops where it would have.
+The first budget that is reached ends the run. Each is turned into a number of
+steps before training begins, so that the schedule knows its end and a run that
+is continued stops where it would have.
 
   tokens   data.batch_size x data.sequence_length a step: positions, padding
            included. Non-padding tokens, the `tokens` of metrics.jsonl, depend
@@ -10,8 +10,8 @@ and a run that goes on stops where it would have.
   flops    `flops.train_step` a step.
   seconds  `train.step_seconds` a step: the median of some steps, measured
            after compiling on a state that is thrown away, once; it is kept in
-           config.json with the number of steps. So these are seconds of
-           training: compiling, evaluation and checkpoints come on top.
+           config.json with the number of steps. These are seconds of
+           training: compiling, evaluation and checkpoints are not counted.
 """
 
 import math
@@ -19,9 +19,10 @@ import math
 from lm import field, types
 from lm.training import flops
 
-# Without any budget.
+# Steps of a run without any budget.
 DEFAULT_STEPS = 1000
-# As many as the state's int32 can count: until the seconds are measured.
+# Largest int32, the type of the state's counter: stands for seconds that have
+# not been measured yet.
 _ENDLESS = 2**31 - 1
 
 FIELDS = field.section(
@@ -72,12 +73,12 @@ FIELDS = field.section(
 
 
 def steps(config, objective: types.Objective) -> int:
-  """Steps of the whole run, from its start: those of the first budget reached.
+  """Steps of the whole run, from its start, to the first budget reached.
 
-  The step that reaches a budget is the last one, and there is one at least.
+  The step that reaches a budget is the last one; there is at least one.
 
   Args:
-    config: its budgets in range, and all but the optimizer resolved.
+    config: has budgets in range, and all but the optimizer is resolved.
   """
   return min(limits(config, objective).values(), default=DEFAULT_STEPS)
 
@@ -89,7 +90,7 @@ def limits(config, objective: types.Objective) -> dict[str, int]:
   if train.steps is not None:
     found['train.steps'] = train.steps
   if train.tokens is not None:
-    # Of integers alone: floats lose count beyond 2^53.
+    # Integer division: floats are inexact beyond 2^53.
     found['train.tokens'] = -(
       -train.tokens // (data.batch_size * data.sequence_length)
     )
@@ -105,12 +106,12 @@ def limits(config, objective: types.Objective) -> dict[str, int]:
 
 
 def is_measured(config) -> bool:
-  """Whether `steps` is final: no seconds wait to be turned into steps."""
+  """Whether `steps` is final: seconds, if given, have become steps."""
   return config.train.seconds is None or config.train.step_seconds is not None
 
 
 def describe(config, objective: types.Objective) -> str:
-  """Which budget ends the run, where it is not simply a number of steps."""
+  """The budget that ends the run in words; '' if it is `train.steps`."""
   end = steps(config, objective)
   for name, n in limits(config, objective).items():
     if name != 'train.steps' and n == end:
@@ -121,12 +122,14 @@ def describe(config, objective: types.Objective) -> str:
   return ''
 
 
-def flags_to_go_on(config, objective: types.Objective, given, done: int) -> str:
-  """Flags that let a run of `done` steps go on for as many again.
+def flags_to_go_on(
+  config, objective: types.Objective, given, done: int
+) -> str:
+  """Flags that let a run of `done` steps continue for as many again.
 
   Args:
     config: resolved.
-    given: before it was resolved; `train.steps` may be unset in it.
+    given: the config before it was resolved, with `train.steps` set or None.
   """
   found = limits(config, objective)
   own = given.train.steps

@@ -27,8 +27,8 @@ class Checkpoints:
   """The checkpoints of a run folder: asynchronous, the last N and the best.
 
   Orbax writes into a temporary folder and renames it when it is complete, so
-  a killed save leaves no step behind. Each checkpoint also carries a digest of
-  each array's bits: what disks and copies break is noticed where it is read.
+  a killed save leaves no step behind. Each checkpoint also stores a digest of
+  each array's bits: damage by disks or copies is noticed when it is read.
 
   Several processes make every call together, and read the same folder.
   """
@@ -36,13 +36,14 @@ class Checkpoints:
   def __init__(
     self, workdir: pathlib.Path, *, keep: int = 1, writes: bool = False
   ):
-    """Opens the checkpoints; only the one who trains `writes`.
+    """Opens the checkpoints; `writes` is for the run that trains alone.
 
-    A reader moves and removes nothing, since another process may be saving.
+    Others move and remove nothing, since another process may be saving.
     """
     self._writes = writes
     self._directory = workdir.absolute() / 'checkpoints'
-    # Not Orbax's own metrics: one damaged file of them, and it cannot start.
+    # Orbax's own metrics are not used: it cannot open a folder in which one of
+    # their files is damaged.
     self._losses: dict[int, float] = {}
     policies = preservation_policy.AnyPreservationPolicy(
       [preservation_policy.LatestN(keep), _Best(self._losses)]
@@ -53,13 +54,13 @@ class Checkpoints:
         preservation_policy=policies,
         enable_async_checkpointing=True,
         create=writes,
-        # What a killed save has left.
+        # Removes what a killed save has left.
         cleanup_tmp_directories=writes,
       ),
       item_names=('state', 'progress', 'config'),
     )
     self._reader = _make_reader()
-    if writes:  # only then is anything removed, and the best kept
+    if writes:  # readers remove nothing, so they need not know the best
       for number, loss in hosts.decide(self._stored_losses):
         self._note_loss(number, loss)
 
@@ -78,7 +79,7 @@ class Checkpoints:
     """Starts saving; returns when the state has been copied from the device.
 
     Raises:
-      UserError: the disk is full, also for the save before this one.
+      UserError: the disk is full, or was during the save before.
     """
     number = int(state.step)
     if hosts.decide(lambda: number in self._manager.all_steps()):
@@ -104,7 +105,7 @@ class Checkpoints:
       raise
 
   def wait(self):
-    """Returns when every save has ended.
+    """Waits until every save has ended.
 
     Raises:
       UserError: the disk is full.
@@ -120,26 +121,28 @@ class Checkpoints:
   ) -> tuple[step.TrainState, dict[str, Any]] | None:
     """The latest checkpoint that can be read, as (state, progress).
 
-    A damaged one is warned of and the one before it is tried. Who `writes`
-    moves it aside, to WORKDIR/damaged/STEP, once another could be read: when
-    none can, the fault may be elsewhere, and nothing is moved.
+    Warns of a damaged one and tries the one before it. With `writes` it is
+    moved aside, to WORKDIR/damaged/STEP, once another has been read: when none
+    can be read, the fault may be elsewhere, and nothing is moved.
 
     Args:
       abstract_state: shapes, dtypes and shardings to restore to, which need
-        not be those of the run that saved. In place of a leaf, `...` stands
-        for one that is neither read nor checked; it comes back as it is.
+        not be those of the run that saved. A leaf `...` is neither read nor
+        checked, and is returned as it is.
 
     Returns:
       None when there is no checkpoint.
 
     Raises:
-      UserError: there are checkpoints and none can be read.
+      UserError: there are checkpoints and none can be read, or one has a
+        position table of another length.
     """
     failed: dict[int, Exception] = {}
     while steps := [s for s in hosts.decide(self.steps) if s not in failed]:
       try:
         restored = self._restore(steps[0], abstract_state)
       except Exception as error:
+        self._check_positions(steps[0], abstract_state)
         failed[steps[0]] = error
         self._manager.reload()  # a run that is training may have removed it
         continue
@@ -160,7 +163,7 @@ class Checkpoints:
     Nothing else of the state is read, so that damage there does not matter.
 
     Args:
-      abstract_state: of the whole state, as for `restore_latest`.
+      abstract_state: the whole state, as for `restore_latest`.
 
     Raises:
       UserError: there is no checkpoint, or none can be read.
@@ -185,7 +188,7 @@ class Checkpoints:
     restored = hosts.attempt(
       lambda: self._read(
         number,
-        # Not StandardRestore, which takes no placeholders.
+        # StandardRestore does not accept placeholders.
         state=ocp.args.PyTreeRestore(
           items,
           restore_args=ocp.checkpoint_utils.construct_restore_args(items),
@@ -194,12 +197,35 @@ class Checkpoints:
       )
     )
     state = step.TrainState(**restored.state)
-    # Read by all and alike; decided, so that what follows is alike, too.
+    # Every process has read it; the first one's copy keeps what follows alike.
     progress = hosts.decide(lambda: restored.progress)
     if _checksum(progress) != progress['checksum']:
       raise ValueError('the progress does not match its checksum')
     _check_digest(state, progress['digest'])
     return state, progress
+
+  def _check_positions(self, number: int, abstract_state: step.TrainState):
+    """Raises UserError if the checkpoint's position table has other rows.
+
+    Encoder-decoders of older versions have as many as their longer side.
+    """
+    wanted = _position_rows(_as_dict(abstract_state))
+    stored = hosts.decide(lambda: self._stored_position_rows(number))
+    if wanted and stored and wanted != stored:
+      raise errors.UserError(
+        f'{self._directory / str(number)} has {stored} learned positions, but '
+        f"model.position='learned' needs data.sequence_length={wanted}; older "
+        'encoder-decoders cannot be loaded: train this one anew in another '
+        '--workdir'
+      )
+
+  def _stored_position_rows(self, number: int) -> int | None:
+    try:
+      handler = ocp.PyTreeCheckpointHandler()
+      stored = handler.metadata(self._directory / str(number) / 'state')
+      return _position_rows(stored.tree)
+    except Exception:  # damaged, which the caller reports
+      return None
 
   def _read(self, number: int, **items):
     return self._reader.restore(
@@ -218,13 +244,13 @@ class Checkpoints:
     try:
       restored = self._read(number, progress=ocp.args.JsonRestore())
       return restored.progress['validation_loss']
-    except Exception:  # damaged: noticed when it is restored
+    except Exception:  # damaged, which restoring will report
       return None
 
   def _set_aside(self, failed: dict[int, Exception]):
     for number, error in failed.items():
       path = self._directory / str(number)
-      if not path.exists():  # a run that is training has removed it
+      if not path.exists():  # removed by a run that is training
         continue
       aside = self._directory.parent / 'damaged' / str(number)
       logging.warning(
@@ -243,14 +269,14 @@ class Checkpoints:
     if errors.is_disk_full(error):
       raise errors.UserError(
         f'no space left on the disk of {self._directory}; free some and run '
-        'the same command again: it goes on from the last checkpoint, step '
+        'the same command again: it continues from the last checkpoint, step '
         f'{max(self._manager.all_steps(read=True), default=0)}'
       ) from error
 
 
 @dataclasses.dataclass
 class _Best(preservation_policy.PreservationPolicy):
-  """Keeps the checkpoint of the lowest validation loss, of those evaluated."""
+  """Keeps the checkpoint with the lowest validation loss."""
 
   losses: dict[int, float]
 
@@ -262,10 +288,10 @@ class _Best(preservation_policy.PreservationPolicy):
 
 
 def _make_reader() -> ocp.Checkpointer:
-  """Reads what this process needs and waits for no other process.
+  """A reader of this process's part, which waits for no other process.
 
-  The one of Orbax's manager ends in a barrier, where a process that could read
-  its part would wait for one that could not.
+  The reader of Orbax's manager ends in a barrier, where a process that could
+  read its part would wait for one that could not.
   """
   alone = ocp.options.MultiprocessingOptions(
     primary_host=jax.process_index(), active_processes={jax.process_index()}
@@ -277,7 +303,10 @@ def _make_reader() -> ocp.Checkpointer:
 
 
 def _as_dict(state: step.TrainState) -> dict[str, Any]:
-  """By name. An empty `average` is left out: older checkpoints have no such."""
+  """The state's parts by name, without an empty average.
+
+  Checkpoints from before there were averages then have the same parts.
+  """
   items = {
     field.name: getattr(state, field.name)
     for field in dataclasses.fields(state)
@@ -288,7 +317,7 @@ def _as_dict(state: step.TrainState) -> dict[str, Any]:
 
 
 def _only_evaluated(abstract_state: step.TrainState) -> step.TrainState:
-  """The same with placeholders, but for the step and what is evaluated."""
+  """The state with placeholders for all but the step and what is evaluated."""
   used = abstract_state.step, abstract_state.evaluated
   return step.TrainState(
     **{
@@ -300,16 +329,28 @@ def _only_evaluated(abstract_state: step.TrainState) -> step.TrainState:
   )
 
 
-def _leaf_digests(leaves):
-  """Per leaf, the sum of its bits and of each word times its place, mod 2^32.
+def _position_rows(state: dict[str, Any]) -> int | None:
+  """Rows of the learned position table in a state's shapes, if there is one."""
+  # Not of its slots, whose shapes may differ from the table's.
+  evaluated = {name: state.get(name) for name in ('params', 'average')}
+  leaves, _ = jax.tree_util.tree_flatten_with_path(evaluated)
+  for path, leaf in leaves:
+    name = parameter_rules.path_name(path)
+    if name.endswith('/position/embedding') and leaf is not ocp.PLACEHOLDER:
+      return leaf.shape[0]
+  return None
 
-  Integer sums do not depend on order, so neither on the mesh.
+
+def _leaf_digests(leaves):
+  """For each leaf, the sums of its words and of word times place, mod 2^32.
+
+  Integer sums do not depend on their order, and so not on the mesh.
   """
 
   def digest(leaf):
     bits = f'uint{8 * leaf.dtype.itemsize}'
     words = jax.lax.bitcast_convert_type(leaf, bits).astype(jnp.uint32)
-    # Row-major, by axes: flattening would gather a leaf that is split.
+    # Row-major, axis by axis: flattening would gather a sharded leaf.
     place = jnp.ones((), jnp.uint32)
     for axis in range(words.ndim):
       stride = 2 * math.prod(words.shape[axis + 1 :]) % 2**32
@@ -326,14 +367,14 @@ def _compiled_digests(place):
 
 
 def _digest(state: step.TrainState) -> str:
-  """A word for each leaf, in the order of `jax.tree.leaves`."""
+  """One word for each leaf, in the order of `jax.tree.leaves`."""
   return ' '.join(_digest_words(jax.tree.leaves(state)))
 
 
 def _digest_words(leaves: Sequence[jax.Array]) -> list[str]:
   place = leaves[0].sharding
   if isinstance(place, NamedSharding):
-    # Every process reads it, whatever the parts of the state that it holds.
+    # Replicated: every process reads the sums, whichever shards it holds.
     place = NamedSharding(place.mesh, P())
   sums = np.asarray(_compiled_digests(place)(leaves))
   return [f'{a:08x}{b:08x}' for a, b in sums.tolist()]
@@ -342,13 +383,13 @@ def _digest_words(leaves: Sequence[jax.Array]) -> list[str]:
 def _check_digest(state: step.TrainState, digest: str):
   """Raises a ValueError that names the first leaf with other bits, if any.
 
-  Placeholders are passed over.
+  Skips placeholders.
   """
   leaves, _ = jax.tree_util.tree_flatten_with_path(state)
   words = digest.split()
   if len(words) != len(leaves):
     raise ValueError('the checkpoint holds another number of arrays')
-  # By place is by path: Orbax has compared all names with those saved.
+  # Leaves match by position, since Orbax has compared all names.
   read = [
     (path, leaf, word)
     for (path, leaf), word in zip(leaves, words, strict=True)
@@ -363,7 +404,7 @@ def _check_digest(state: step.TrainState, digest: str):
 
 
 def _checksum(progress: dict[str, Any]) -> int:
-  """Of all but itself; the same after a round trip through JSON."""
+  """Checksum of everything else; a round trip through JSON keeps it."""
   rest = {k: v for k, v in progress.items() if k != 'checksum'}
   return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
 

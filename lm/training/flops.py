@@ -6,22 +6,22 @@ computes a second time. A training step is three forward passes, since each
 product has two of the same size in its gradient (Kaplan et al. 2020, section
 2.1; Chowdhery et al. 2022, appendix B).
 
-Attention compares pairs of a query and a key. How many is a convention, and
-both that are in use are here:
+Attention compares pairs of a query and a key. Two conventions for their number
+are in use:
 
   square    each query with each key, also under causal attention, as PaLM's
             appendix B counts, and every position of the side that predicts is
-            read out. This one is logged, budgeted and divided by the peak: it
-            depends neither on the kernel nor on what a row predicts, so
-            objectives of one shape have equal FLOPs, and the utilisation is
-            what papers print. Of long causal rows a kernel may skip up to
-            half of the square, and an objective that predicts few positions
-            reads out no others: the utilisation contains both gains.
-  computed  what the reference path in `models/attention.py` computes: its
-            causal blocks skip keys that come after; and what is read out is
-            what the objective predicts. XLA counts these.
+            read out. Logs, budgets and utilisation use this one: it depends
+            neither on the kernel nor on what a row predicts, so objectives of
+            one shape have equal FLOPs, and the utilisation is the one that
+            papers print. A kernel may skip up to half of the square of long
+            causal rows, and an objective that predicts few positions reads
+            out no others: the utilisation contains both gains.
+  computed  the pairs that the reference path in `models/attention.py`
+            computes, whose causal blocks skip later keys; only the positions
+            that the objective predicts are read out. XLA counts these.
 
-Of an encoder-decoder each side attends to itself, and each position of the
+In an encoder-decoder each side attends to itself, and each position of the
 decoder to each of the encoder.
 """
 
@@ -34,10 +34,11 @@ from lm import models, types
 
 CONVENTIONS = ('square', 'computed')
 
-# Kind of device -> dense bfloat16 FLOP/s of one JAX device. The first that is
-# found counts; no entry, no utilisation. Cloud TPU's pages "System
-# architecture" give a chip's; a v2 or v3 chip is two devices. NVIDIA's data
-# sheets of each card mostly give twice as much, for sparse matrices.
+# Pattern of a kind of device -> dense bfloat16 FLOP/s of one JAX device; the
+# first match counts, and without one there is no utilisation. Sources: Cloud
+# TPU's pages "System architecture", for a chip (a v2 or v3 chip is two
+# devices); NVIDIA's data sheets, which mostly give twice as much, for sparse
+# matrices.
 PEAKS = (
   (r' MIG ', None),  # a slice of a card
   (r'^TPU v2$', 22.5e12),
@@ -70,8 +71,8 @@ def forward(
 
   Args:
     config: resolved.
-    objective: says what a row has room for, and who sees whom.
-    convention: of `CONVENTIONS`, see above.
+    objective: gives a row's capacity and its attention.
+    convention: one of `CONVENTIONS`, see above.
   """
   parts = models.family(config).flops(config, objective, convention)
   return config.data.batch_size * sum(parts.values())
@@ -80,9 +81,9 @@ def forward(
 def utilization(
   flops_per_second: float, devices: Sequence[jax.Device]
 ) -> float | None:
-  """Share of the devices' peak for bfloat16, whatever the model's dtype.
+  """Share of the devices' bfloat16 peak, whatever the model's dtype.
 
-  None where the peak of a kind of device is not known, as on CPU.
+  None where the peak of a device is unknown, as on CPU.
   """
   peaks = [peak(device.device_kind) for device in devices]
   if None in peaks:
@@ -91,7 +92,7 @@ def utilization(
 
 
 def peak(device_kind: str) -> float | None:
-  """Dense bfloat16 FLOP/s of a device; None where it is not known."""
+  """Dense bfloat16 FLOP/s of a device; None where it is unknown."""
   for pattern, value in PEAKS:
     if re.search(pattern, device_kind):
       return value

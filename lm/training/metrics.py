@@ -1,4 +1,4 @@
-"""The scalars of a run: metrics.jsonl, TensorBoard, and sums between lines."""
+"""Scalars of a run: metrics.jsonl, TensorBoard, and the sums between lines."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import tensorboardX
 
-from lm import objectives
+from lm import objectives, types
 from lm.runtime import files, hosts
 from lm.training import flops as flops_lib
 
@@ -19,14 +19,14 @@ from lm.training import flops as flops_lib
 class Writer:
   """Appends lines to metrics.jsonl and the same scalars to TensorBoard.
 
-  Of several processes the first alone writes; in the others nothing happens.
+  Only the first of several processes writes; in the others calls do nothing.
   """
 
   def __init__(self, workdir: pathlib.Path, *, length: int, step: int):
-    """Goes on after the first `length` bytes of the file, at `step`.
+    """Continues after the first `length` bytes of the file, at `step`.
 
-    What lies behind them was written by a run that was stopped before its next
-    checkpoint; it is cut off, and written again as training gets there.
+    Later lines are those of a run that was stopped before its next checkpoint;
+    they are cut off, and written again as training gets there.
     """
     self._file = None
     if not hosts.is_first():
@@ -43,7 +43,7 @@ class Writer:
   def write(self, step: int, split: str, values: Mapping[str, Any]):
     """Writes a line. Values that are None are left out; lists may hold None.
 
-    TensorBoard has the numbers alone.
+    TensorBoard receives numbers only.
     """
     if self._file is None:
       return
@@ -56,7 +56,7 @@ class Writer:
         self._tensorboard.add_scalar(f'{split}/{name}', value, step)
 
   def sync(self) -> int:
-    """Puts every line on the disk; the length of the file in bytes."""
+    """Flushes all lines to the disk and returns the file's length in bytes."""
     if self._file is None:
       return 0
     self._file.flush()
@@ -74,7 +74,7 @@ class Writer:
 
 
 def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
-  """The lines of a run folder; half a line at the end is dropped."""
+  """The lines of a run folder, without an incomplete one at the end."""
   path = workdir / 'metrics.jsonl'
   if not path.exists():
     return []
@@ -83,15 +83,15 @@ def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
     try:
       lines.append(json.loads(line))
     except ValueError:
-      logging.warning('%s: a line that is not JSON is passed over', path)
+      logging.warning('%s: skipping a line that is not JSON', path)
   return lines
 
 
 class Accumulator:
-  """Sums of what steps return: since the last line, and since the start.
+  """Sums of what steps return, since the last line and since the start.
 
-  Its state is part of a checkpoint, so that a resumed run logs the same lines.
-  Python floats are written to JSON and read back without loss.
+  Its state is part of a checkpoint, so that a resumed run logs the same lines:
+  JSON stores Python floats without loss.
   """
 
   COUNTERS = (
@@ -121,17 +121,25 @@ class Accumulator:
       self.counters[name] += int(metrics[name])
 
   def losses(self, coefficients: Mapping[str, float]) -> dict[str, float]:
-    """`loss` and `loss/NAME`: means since the last call, then forgotten."""
+    """`loss` and `loss/NAME`, means since the last call; starts new sums."""
     values = term_losses(self._terms, coefficients)
     self._terms = {}
     return values
 
   def padding_share(self) -> float:
-    """Of all positions so far, on both sides, those without a token."""
+    """Share of positions without a token since the start, both sides."""
     return 1 - self.counters['tokens'] / self.counters['positions']
 
+  def totals(self, *, epochs: float) -> dict[str, float]:
+    """Figures of all that was read since the start, for a line."""
+    return {
+      **self.counters,
+      'padding_share': self.padding_share(),
+      'epochs': epochs,
+    }
+
   def state(self) -> dict[str, Any]:
-    """What `__init__` takes; a copy, which later steps do not change."""
+    """JSON for `__init__`; a copy, which later steps do not change."""
     return {
       'terms': {name: list(pair) for name, pair in self._terms.items()},
       'counters': dict(self.counters),
@@ -139,7 +147,7 @@ class Accumulator:
 
 
 class Speed:
-  """How fast steps go, from one `restart` or `lap` to the next `lap`."""
+  """Speed of steps, from one `restart` or `lap` to the next `lap`."""
 
   def __init__(
     self,
@@ -149,13 +157,18 @@ class Speed:
     flops: int,
     devices: Sequence[jax.Device],
   ):
-    """After step `step`; positions and model FLOPs are those of a step."""
+    """Starts after step `step`.
+
+    Args:
+      positions, flops: positions and model FLOPs of one step.
+      devices: those that share a step.
+    """
     self._positions, self._flops = positions, flops
     self._devices = devices
     self.restart(step)
 
   def restart(self, step: int):
-    """Leaves out the time up to now, in which no step was made."""
+    """Leaves out the time up to now, in which no step ran."""
     self._then, self._step = time.monotonic(), step
 
   def lap(self, step: int) -> dict[str, float | None]:
@@ -174,9 +187,13 @@ class Speed:
 def term_losses(
   terms: Mapping[str, Any], coefficients: Mapping[str, float]
 ) -> dict[str, float]:
-  """Sums and weights to `loss` and `loss/NAME`; without those of weight 0."""
+  """`loss` and `loss/NAME` from sums and weights; skips those of weight 0."""
   means = {n: total / weight for n, (total, weight) in terms.items() if weight}
-  values = {f'loss/{name}': value for name, value in means.items()}
+  values = {
+    f'loss/{name}': value
+    for name, value in means.items()
+    if name != types.TRAINED
+  }
   if means:
     values['loss'] = sum(
       coefficient * means.get(name, 0.0)

@@ -41,7 +41,7 @@ def _inverse_sqrt(cfg):
   warmup = max(1, cfg.warmup_steps)
 
   def schedule(count):
-    # Counts below 0 are asked for, too, and not used.
+    # join_schedules also evaluates counts below 0, and discards the result.
     step = jnp.maximum(warmup, cfg.warmup_steps + count + 1)
     return cfg.learning_rate * jnp.sqrt(warmup / step)
 
@@ -69,7 +69,7 @@ def decay_steps(cfg) -> int:
   return max(1, round(cfg.decay_fraction * cfg.schedule_steps))
 
 
-# What follows the warmup, of the steps since its end.
+# Schedules after the warmup, as functions of the steps since its end.
 SCHEDULES: dict[str, Callable[[Any], optax.Schedule]] = {
   'cosine': _cosine,
   'linear': _linear,
@@ -82,9 +82,9 @@ SCHEDULES: dict[str, Callable[[Any], optax.Schedule]] = {
 def make_schedule(config) -> optax.Schedule:
   """Learning rate by step: a linear warmup to the peak, then the schedule.
 
-  The warmup counts towards `schedule_steps`. Past them cosine, linear and wsd
-  stay at the final rate, constant at the peak, and inverse_sqrt falls on.
-  Step 0 already moves: its rate is peak / warmup_steps.
+  The warmup counts towards `schedule_steps`. After these, cosine, linear and
+  wsd stay at the final rate, constant at the peak, and inverse_sqrt keeps
+  falling. Step 0 already moves: its rate is peak / warmup_steps.
   """
   cfg = config.optimizer
   after = SCHEDULES[cfg.schedule](cfg)
@@ -186,8 +186,8 @@ def _adafactor(cfg, schedule, rules):
 def _lion(cfg, schedule, rules):
   """Chen et al. 2023, algorithm 2.
 
-  Its steps have one size: rates are 3 to 10 times smaller than adamw's, and
-  weight decays as much larger (section 5).
+  All its steps have one size: rates are 3 to 10 times smaller than adamw's, and
+  weight decay is larger by as much (section 5).
   """
   return optax.lion(
     schedule,
@@ -201,7 +201,7 @@ def _lion(cfg, schedule, rules):
 def _muon(cfg, schedule, rules):
   """Jordan et al. 2024, on each layer's matrices, and adamw on the rest.
 
-  Both take one rate and one decay (Liu et al. 2025, equation 4).
+  Both share one rate and one decay (Liu et al. 2025, equation 4).
   """
   muon = optax.chain(
     contrib.scale_by_muon(
@@ -234,7 +234,7 @@ def _muon_dimensions(matrices, params):
 
 
 def _scale_like_adamw(matrices, updates, params):
-  """To a root mean square of about 0.2, which the updates of adamw have.
+  """Scales updates to a root mean square of about 0.2, as adamw's have.
 
   That of an orthogonal matrix is 1 / sqrt(its longer side).
   """
@@ -250,10 +250,10 @@ def _scale_like_adamw(matrices, updates, params):
 def _on_matrices(
   inner: optax.GradientTransformation, matrices: Sequence[tuple[str, Any]]
 ) -> optax.GradientTransformation:
-  """Runs `inner` on every matrix and vector alone, as the rules cut them.
+  """Runs `inner` on each matrix and vector separately, as the rules cut them.
 
-  Left to itself, optax takes a stack of layers for one array: its norms would
-  mix layers, and its rows and columns would be of heads, not of matrices.
+  Without this, optax treats a stack of layers as one array: norms would mix
+  layers, and rows and columns would be those of heads, not of matrices.
   """
 
   def init_one(path, param):
@@ -283,7 +283,7 @@ def _on_matrices(
 
 
 def _view(matrices, path, x) -> tuple[int, tuple[int, ...]]:
-  """The axes that count layers, and a shape of matrices or vectors behind."""
+  """Number of layer axes, and the shape with matrices or vectors after them."""
   layers, rows = parameter_rules.match(
     matrices, parameter_rules.path_name(path)
   )
@@ -426,7 +426,7 @@ FIELDS = field.section(
 
 
 def make(config) -> optax.GradientTransformation:
-  """Clips the global norm of the gradient, then steps."""
+  """The configured optimizer, after clipping the gradient's global norm."""
   cfg = config.optimizer
   rules = models.family(config).rules
   step = OPTIMIZERS[cfg.name](cfg, make_schedule(config), rules)

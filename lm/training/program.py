@@ -1,12 +1,11 @@
-"""What runs on the devices: a fresh state and the compiled step of a config.
+"""What runs on the devices: a new state and the compiled step of a config.
 
-Training, measuring a budget in seconds and benchmarks share it, so that what is
-timed is what trains.
+Training, the measurement of a budget in seconds and benchmarks share it, so
+that what is timed is what trains.
 """
 
 import dataclasses
 import itertools
-import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -16,12 +15,12 @@ import ml_collections
 import numpy as np
 import optax
 
-from lm import errors, field, models, types
-from lm.data import packing, pipeline, prepare
+from lm import field, models, types
+from lm.data import packing, pipeline
 from lm.runtime import hosts, sharding
-from lm.training import optimizer, step
+from lm.training import flops, optimizer, step
 
-# Steps that a measurement runs before those that it times, and those.
+# Steps of a measurement: run before timing, and timed.
 WARMUP, TIMED = 3, 10
 
 FIELDS = field.section(
@@ -40,7 +39,7 @@ FIELDS = field.section(
   ),
 )
 
-# (state, batch) -> (state, metrics); the state that is given is gone.
+# (state, batch) -> (state, metrics); donates the state that it is given.
 CompiledStep = Callable[
   [step.TrainState, types.Batch], tuple[step.TrainState, step.Metrics]
 ]
@@ -48,7 +47,12 @@ CompiledStep = Callable[
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """A config's parts on a mesh; `abstract` says where the state lies."""
+  """A config's parts on a mesh.
+
+  config: resolved.
+  transform: the optimizer.
+  abstract: the state's shapes, dtypes and shardings.
+  """
 
   config: ml_collections.FrozenConfigDict
   objective: types.Objective
@@ -58,7 +62,7 @@ class Program:
   abstract: step.TrainState
 
   def init(self) -> step.TrainState:
-    """A fresh state, bit for bit the same at each call."""
+    """A new state, bit for bit the same at each call."""
     return jax.jit(
       lambda: step.init_state(
         self.model,
@@ -84,12 +88,20 @@ class Program:
     jitted = step.jit_step(train_step, self.mesh, self.abstract)
     return jitted.lower(self.abstract, batch).compile()
 
+  def per_step(self) -> dict[str, int]:
+    """`positions` that a step processes, and its model `flops`."""
+    data = self.config.data
+    return {
+      'positions': data.batch_size * data.sequence_length,
+      'flops': flops.train_step(self.config, self.objective),
+    }
+
   def local_rows(self) -> Any:
-    """Of each batch, the rows that this process builds."""
+    """The rows of each batch that this process builds."""
     return sharding.local_rows(self.mesh, self.config.data.batch_size)
 
   def put(self, batch: types.Batch) -> types.Batch:
-    """Rows of the host to the mesh."""
+    """Puts this process's rows on the mesh."""
     return sharding.put_batch(self.mesh, batch, self.config.data.batch_size)
 
   def batches(
@@ -106,24 +118,6 @@ class Program:
       threads=data.threads,
       prefetch=data.prefetch,
     )
-
-
-def find_prepared(
-  preparing: Callable[[], prepare.Prepared],
-) -> prepare.Prepared:
-  """The data, which one process prepares while the others wait.
-
-  Raises:
-    UserError: processes do not share the folder.
-  """
-  directory = hosts.decide(lambda: str(preparing().directory))
-  prepared = prepare.load(pathlib.Path(directory))
-  if prepared is None:
-    raise errors.UserError(
-      f'the data prepared in {directory} is not there for every process; '
-      'give a data.directory on a file system that all hosts share'
-    )
-  return prepared
 
 
 def make(config, objective, model, mesh) -> Program:
@@ -148,9 +142,9 @@ def make(config, objective, model, mesh) -> Program:
 def time_steps(
   compiled: CompiledStep, state: step.TrainState, batches: Iterable[types.Batch]
 ) -> tuple[list[float], step.TrainState]:
-  """Seconds of each step but the first, and the state after all of them.
+  """Seconds of each step but the first, and the state after the last.
 
-  As in training, a step is dispatched before the one ahead of it has ended.
+  As in training, each step is dispatched before the previous one has ended.
   """
   ends: list[float] = []
   waiting = None
@@ -168,11 +162,11 @@ def time_steps(
 def step_seconds(program: Program, rows: packing.Rows) -> float:
   """Median seconds of a training step, its input included.
 
-  Runs a few steps of a state of its own, which is gone afterwards.
+  Runs a few steps on a state of its own and discards it.
   """
   batches = program.batches(rows, first=0, stop=WARMUP + TIMED)
   seconds, _ = time_steps(
     program.compile(), program.init(), map(program.put, batches)
   )
-  # Clocks differ, and all processes must stop at the same step.
+  # One process decides: clocks differ, and all must stop at the same step.
   return hosts.decide(lambda: float(np.median(seconds[-TIMED:])))

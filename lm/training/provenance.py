@@ -1,4 +1,4 @@
-"""Where a run comes from: command, commit, versions, devices, data."""
+"""Provenance of a run: command, commit, versions, devices, data."""
 
 import importlib.metadata
 import json
@@ -30,7 +30,7 @@ def write(
   """Writes WORKDIR/provenance.json; earlier starts stay listed in it.
 
   Args:
-    prompt: an example of what the run generates from; None: from nothing.
+    prompt: an example prompt for the run; None: it generates nothing.
   """
   params = jax.eval_shape(model.init, jax.random.PRNGKey(0))
   start = {
@@ -82,7 +82,7 @@ def read(workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-  """The commit of the code, with a mark if files differ; None outside git."""
+  """The commit of the code, `-dirty` if files differ; None outside of git."""
   try:
     return subprocess.run(
       ['git', 'describe', '--always', '--dirty', '--abbrev=40'],

@@ -19,9 +19,11 @@ from lm.runtime import sharding
 class TrainState:
   """All that a step reads and writes.
 
-  step: int32, steps done. params: trained. opt_state: slots, for params only.
+  step: int32, steps done.
+  params: trained parameters.
+  opt_state: the optimizer's slots, for `params` only.
   key: uint32 [2], the run's randomness; steps fold their number into it.
-  average: of the params over the steps, see `make_train_step`; {} for none.
+  average: average of `params` over the steps, see `make_train_step`; {}: none.
   """
 
   step: jax.Array
@@ -40,7 +42,7 @@ Metrics = dict[str, Any]
 
 
 def named_key(key: jax.Array, name: str) -> jax.Array:
-  """A key for a purpose; unlike split, it does not depend on call order."""
+  """A key for a purpose; unlike those of split, independent of call order."""
   return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
@@ -59,7 +61,7 @@ def init_state(
     params=params,
     opt_state=optimizer.init(params),
     key=key,
-    # A copy: the step may not be donated one buffer twice.
+    # A copy, since one buffer cannot be donated twice.
     average=jax.tree.map(jnp.copy, params) if average else {},
   )
 
@@ -75,7 +77,7 @@ def abstract_state(
   """The state's shapes, dtypes and shardings, without any array.
 
   Args:
-    rules: parameter path -> PartitionSpec, of the model's family.
+    rules: parameter path -> PartitionSpec, from the model's family.
   """
   shapes = jax.eval_shape(
     lambda: init_state(model, optimizer, seed=0, average=average)
@@ -104,9 +106,9 @@ def make_train_step(
 
   Where the state has an average (Polyak and Juditsky 1992), step t, from 0,
   moves it to d * average + (1 - d) * params, with the new params and d =
-  min(ema, (1 + t) / (10 + t)). That warmup of the decay, TensorFlow's
-  `ExponentialMovingAverage(num_updates=t)`, forgets the initial parameters
-  soon, so that nothing is to be divided out where the average is read.
+  min(ema, (1 + t) / (10 + t)). With this warmup of the decay, which is that of
+  TensorFlow's `ExponentialMovingAverage(num_updates=t)`, the initial parameters
+  are soon forgotten, and the average needs no correction for them.
   """
 
   def objective_terms(params, batch, key):
@@ -125,7 +127,7 @@ def make_train_step(
 
   def step(state: TrainState, batch: types.Batch):
     key = jax.random.fold_in(named_key(state.key, 'loss'), state.step)
-    # Weights depend on the batch alone: XLA drops the model from this pass.
+    # Weights depend on the batch alone, so XLA drops the model from this pass.
     terms = objective_terms(state.params, batch, key)
     weights = {name: weight for name, (_, weight) in terms.items()}
     if microbatches == 1:
@@ -165,19 +167,19 @@ def make_evaluate_step(
 
 
 def jit_step(step, mesh: jax.sharding.Mesh, abstract: TrainState):
-  """Jits a train step; the state is donated and stays where it was."""
+  """Jits a train step; the state is donated and keeps its shardings."""
   state_shardings = jax.tree.map(lambda x: x.sharding, abstract)
   return jax.jit(
     step,
     donate_argnums=0,
     in_shardings=(state_shardings, sharding.of_batch(mesh)),
-    # Pinned: XLA may otherwise return replicated what came in split.
+    # Pinned: XLA may otherwise return replicated what was sharded.
     out_shardings=(state_shardings, sharding.replicated(mesh)),
   )
 
 
 def _average(state: TrainState, params: types.Params, ema: float):
-  """The next average; {} stays {}."""
+  """The next average; {} without one."""
   if not state.average:
     return state.average
   decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
@@ -197,7 +199,7 @@ def _accumulate(gradient, params, batch, key, weights, microbatches):
   """Sums of terms and gradients over parts of the batch, one at a time."""
 
   def split(x_BxL):
-    # Strided parts: each device finds its rows of every part at home.
+    # Strided parts: each device already holds its rows of every part.
     parts = x_BxL.reshape(-1, microbatches, *x_BxL.shape[1:])
     return jnp.moveaxis(parts, 1, 0)
 

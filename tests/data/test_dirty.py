@@ -101,7 +101,7 @@ def folder(tmp_path_factory):
   files = {
     'a/harbour.txt': HARBOUR.encode(),
     'a/bread.md': b'\xef\xbb\xbf' + BREAD.replace('\n', '\r\n').encode(),
-    # The same but for blanks at line ends, which cleaning takes away.
+    # The same except for blanks at line ends, which cleaning removes.
     'b/bread.txt': BREAD.replace('\n', ' \n').encode(),
     'a/canal.txt': CANAL.encode(),
     'b/page.html': PAGE.encode(),
@@ -175,7 +175,7 @@ def texts_of(prepared):
 def test_what_is_kept_is_clean(prepared):
   found = texts_of(prepared)
   assert len(found) == len(KEPT)
-  # Of the page only its text: no markup, no script, no notice on cookies.
+  # Only the text of the page: no markup, no script, no notice on cookies.
   expected = {text.strip().replace('\n', ' ') for text in KEPT}
   assert {' '.join(text.split()) for text in found} == expected
 
@@ -220,7 +220,7 @@ def test_documents_bytes_and_characters_add_up(prepared):
     assert counts['dropped'][reason]['characters'] == len(text)
 
 
-def test_a_near_duplicate_tells_what_it_is_near_to(prepared):
+def test_a_near_duplicate_names_what_it_is_near_to(prepared):
   counts = prepared.manifest['sources']['files']
   twins = {
     example['name']: example['detail'].split(' like ')
@@ -297,7 +297,7 @@ def test_a_page_that_shows_markup_keeps_it(tmp_path):
   assert sorted(texts_of(prepared)) == [f'{n}\n{shown}' for n in range(3)]
 
 
-def test_the_terminal_is_told_nothing_that_it_obeys():
+def test_the_terminal_gets_nothing_that_it_obeys():
   counts = tally.Tally(['some'])
   text = tally.excerpt('a\x1b[2J\nb\x07 北京')
   assert text == 'a\ufffd[2J b\ufffd 北京'

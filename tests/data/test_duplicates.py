@@ -1,4 +1,4 @@
-"""Near duplicates: found by what they share, and one of each pair is kept."""
+"""Near duplicates are found by their shingles; one of each pair is kept."""
 
 import math
 import random

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from experiments import base
 from lm import errors, objectives, types
 from lm.config import resolve as config_lib
 from lm.data import packing, pipeline, store, tokenizer
@@ -12,7 +13,7 @@ L = 16
 
 @pytest.fixture(scope='module')
 def split(tmp_path_factory):
-  """30 documents of 1 to 60 tokens; each id tells document and place."""
+  """30 documents of 1 to 60 tokens; each id encodes document and place."""
   writer = store.Writer(tmp_path_factory.mktemp('split') / 'train')
   rng = np.random.default_rng(0)
   for document, n in enumerate(rng.integers(1, 60, 30)):
@@ -24,7 +25,7 @@ def split(tmp_path_factory):
 
 
 def objective():
-  config = types.get_config()
+  config = base.get_config()
   config.data.sequence_length = L
   return objectives.make(config_lib.resolve(config))
 

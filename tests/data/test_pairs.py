@@ -26,7 +26,7 @@ SEP, EOS = tokenizer_lib.SEP, tokenizer_lib.EOS
 
 
 def make_config(path, directory, **fields):
-  """Of `objective.name='supervised'` on bytes, on a decoder."""
+  """A config of `objective.name='supervised'` on bytes, on a decoder."""
   config = base.get_config()
   config.data.update(
     source='files',
@@ -46,7 +46,7 @@ def make_config(path, directory, **fields):
 
 def prepare_pairs(path, directory, **fields):
   config = make_config(path, directory, **fields)
-  # Not all of it is read of every source.
+  # As if no field were given: not every source reads all of these.
   return prepare.prepare(config_lib.resolve(config, given=()).data)
 
 
@@ -208,7 +208,7 @@ def test_what_is_kept_and_dropped_is_as_counted_by_hand(dirty, tmp_path):
     ),
   ],
 )
-def test_a_damaged_file_is_told_in_one_line(
+def test_a_damaged_file_is_reported_in_one_line(
   tmp_path, name, content, fields, expected
 ):
   data = content if isinstance(content, bytes) else content.encode()
@@ -247,7 +247,7 @@ def test_tables_of_columns_hold_pairs_too(tmp_path):
   assert sorted(every_pair(prepared)) == sorted(rows)
   dropped = prepared.manifest['sources']['files']['dropped']
   assert list(dropped) == ['empty target']
-  # As text, too, in whatever order the columns are.
+  # CSV with the same pairs and another order of columns gives the same.
   cells = [f'{target},1,{source}\n' for source, target in rows]
   (tmp_path / 'a.csv').write_text('de,number,en\n' + ''.join(cells))
   other = prepare_pairs(tmp_path / 'a.csv', tmp_path / 'r')
@@ -306,7 +306,7 @@ def test_equal_sources_are_never_in_two_splits(tmp_path, each):
   prepared = prepare_pairs(write_tsv(tmp_path / 'a.tsv', rows), tmp_path / 'p')
   by_split = sources_by_split(prepared)
   assert_apart(by_split)
-  # Fractions are of the sources.
+  # Fractions count source texts.
   assert {name: len(found) for name, found in by_split.items()} == {
     'train': 12,
     'validation': 4,
@@ -322,7 +322,8 @@ def test_equal_sources_of_a_mixture_are_in_one_split_too(tmp_path):
   first = write_tsv(tmp_path / 'a.tsv', many(20, 2))
   rows = many(25, 1, words=('x', 'other'))
   second = write_tsv(tmp_path / 'b.tsv', rows)
-  # All but two of its sources are of the others: too few for three splits.
+  # All but two of its source texts are in the other files, too: two are too few
+  # for three splits.
   rows = [*many(9, 1, words=('x', 'more')), ('new 1', 'a'), ('new 2', 'b')]
   third = write_tsv(tmp_path / 'c.tsv', rows)
   entries = tuple((str(path), 1.0) for path in (first, second, third))
@@ -442,17 +443,17 @@ def read_rows(rows, objective, tokenizer):
 
 
 @pytest.mark.parametrize(
-  ('architecture', 'room'),
+  ('architecture', 'capacity'),
   [('decoder', (32, 0)), ('encoder_decoder', (16, 16))],
 )
 def test_rows_hold_whole_pairs_and_all_that_fit(
-  chinese, tmp_path, architecture, room
+  chinese, tmp_path, architecture, capacity
 ):
   folder, _ = chinese
   prepared = prepare_pairs(folder, tmp_path / 'p')
   config = make_config(folder, tmp_path / 'p')
   objective = objective_of(config, architecture)
-  tokens, encoder_tokens = room
+  tokens, encoder_tokens = capacity
   assert vars(objective.capacity) == {
     'tokens': tokens,
     'encoder_tokens': encoder_tokens,
@@ -522,9 +523,7 @@ def test_any_other_objective_reads_pairs_as_text(chinese, tmp_path):
   every = np.concatenate([split.read(d)[0] for d in range(len(split))])
   assert sorted(seen) == sorted(every.tolist())
   # What is scored is what is learnt.
-  allowed_V = passages.allowed_ids(
-    prepared.tokenizer(), end=True, separator=True
-  )
+  allowed_V = prepared.tokenizer().allowed_ids(end=True, separator=True)
   for passage in passages.documents(prepared.held_out('test')):
     assert allowed_V[passage.scored].all()
 
@@ -536,15 +535,15 @@ def test_a_mixture_cuts_no_document_and_has_its_shares():
   read = np.zeros(60, int)
   total = {0: 0, 1: 0}
   for epoch in range(5):
-    spans = mixture.spans(
+    ranges = mixture.ranges(
       lengths, sources, (1.0, 3.0), seed=0, epoch=epoch, whole=True
     )
-    assert not spans.start.any()
-    assert np.array_equal(spans.stop, lengths[spans.document])
-    np.add.at(read, spans.document, 1)
+    assert not ranges.start.any()
+    assert np.array_equal(ranges.stop, lengths[ranges.document])
+    np.add.at(read, ranges.document, 1)
     for source in total:
-      member = sources[spans.document] == source
-      total[source] += int(spans.stop[member].sum())
+      member = sources[ranges.document] == source
+      total[source] += int(ranges.stop[member].sum())
     share = (epoch + 1) * lengths.sum() / 4
     assert -1 < total[0] - share < 40
     assert -1 < total[1] - 3 * share < 40

@@ -1,4 +1,4 @@
-"""Prepared data: made once, whole or not at all, and true to the text."""
+"""Prepared data: built once, complete or not at all, and lossless."""
 
 import errno
 import hashlib
@@ -404,7 +404,7 @@ def test_two_processes_can_prepare_the_same_at_once(corpus, tmp_path):
   assert sorted(p.name for p in tmp_path.iterdir()) == ['corpus', 'p']
 
 
-def test_another_one_that_was_faster_is_taken(corpus, tmp_path, monkeypatch):
+def test_data_of_a_faster_process_are_used(corpus, tmp_path, monkeypatch):
   data = settings(corpus, tmp_path / 'p')
   tokenize = prepare._Job._tokenize
 
@@ -421,7 +421,7 @@ def test_another_one_that_was_faster_is_taken(corpus, tmp_path, monkeypatch):
   assert sorted(p.name for p in tmp_path.iterdir()) == ['corpus', 'p']
 
 
-def test_another_one_with_other_settings_is_not_taken(
+def test_data_of_a_faster_process_with_other_settings_are_not_used(
   corpus, tmp_path, monkeypatch
 ):
   tokenize = prepare._Job._tokenize
@@ -497,7 +497,7 @@ def test_a_damaged_manifest_is_named(corpus, tmp_path, content):
     ([sentences(0, 400)], r'1 document.*--config\.data\.document_bytes=1024$'),
   ],
 )
-def test_too_little_text_is_told(tmp_path, texts, expected):
+def test_too_little_text_is_reported(tmp_path, texts, expected):
   corpus = write_texts(tmp_path / 'c', texts)
   with pytest.raises(errors.UserError, match=expected) as caught:
     prepare.prepare(settings(corpus, tmp_path / 'p'))

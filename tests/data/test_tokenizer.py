@@ -1,4 +1,4 @@
-"""Tokenizers lose nothing, never emit special ids, and need no machine."""
+"""Tokenizers lose nothing, emit no special ids, and train reproducibly."""
 
 import pickle
 import random
@@ -126,11 +126,11 @@ def test_small_vocabularies_leave_the_rarest_characters_to_bytes(
   tok = tokenizer.train(kind, vocab_size, [text])
   assert tok.decode(tok.encode(text + ' x')) == text + ' x'
   single = [p for p in tok.pieces[526:] if len(p.decode()) == 1]
-  room = vocab_size - 526
-  assert len(single) <= (room if kind == 'char' else room // 2)
+  limit = vocab_size - 526
+  assert len(single) <= (limit if kind == 'char' else limit // 2)
   assert len(tok.pieces) <= vocab_size
   if kind == 'char':
-    assert len(single) == room
+    assert len(single) == limit
 
 
 @pytest.mark.parametrize('kind', ['unigram', 'bpe'])

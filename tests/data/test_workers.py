@@ -1,4 +1,4 @@
-"""Processes: results in order, and a killed one is told."""
+"""Processes: results come in order, and a killed process is reported."""
 
 import operator
 import os
@@ -88,7 +88,7 @@ def test_a_mistake_in_a_worker_keeps_its_message():
   assert str(caught.value).startswith("data.sources: 'sotu' is no pair")
 
 
-def test_a_killed_process_is_told_in_one_line():
+def test_a_killed_process_is_reported_in_one_line():
   with (
     workers.Pool(1) as pool,
     pytest.raises(errors.UserError, match=r'killed.*data\.processes') as error,

@@ -25,7 +25,7 @@ TEXTS = (
   (chinese(0, 5), '一句话。', chinese(1, 4)),
 )
 # Figure -> names of the amounts of text, and what is counted.
-KINDS = {
+AMOUNTS = {
   'bits_per_byte': ('', 'documents'),
   'suffix_bits_per_byte': ('suffix_', 'windows'),
   'pseudo_bits_per_byte': ('suffix_', 'windows'),
@@ -110,7 +110,7 @@ def amounts(texts):
   }
 
 
-@pytest.mark.parametrize('name', [*scoring_methods.KINDS, 'none'])
+@pytest.mark.parametrize('name', [*scoring_methods.METHODS, 'none'])
 def test_parts_add_up_and_are_those_of_each_source_alone(write, make_run, name):
   folder = write(TEXTS)
   figures = evaluate.score(make_run(name, NAMES), folder)
@@ -118,10 +118,10 @@ def test_parts_add_up_and_are_those_of_each_source_alone(write, make_run, name):
   assert tuple(parts) == NAMES
   *full, empty = parts.values()
   assert set(empty.values()) == {0}
-  found = [figure for figure in KINDS if figure in figures]
+  found = [figure for figure in AMOUNTS if figure in figures]
   assert found
   for figure in found:
-    prefix, unit = KINDS[figure]
+    prefix, unit = AMOUNTS[figure]
     size = sum(part[f'{prefix}bytes'] for part in full)
     assert size == figures.get(f'{prefix}bytes', size)
     bits = sum(part[figure] * part[f'{prefix}bytes'] for part in full)
@@ -295,7 +295,7 @@ def test_figures_of_prepared_text(
 def test_a_score_keeps_to_the_source_of_its_passages(make_run, tokenizer):
   """Two passages of one text: their sources alone tell them apart."""
   run = make_run('exact', NAMES)
-  scorer = evaluate.make_scorer(run, scoring_methods.KINDS['exact'])
+  scorer = evaluate.make_scorer(run, scoring_methods.METHODS['exact'])
   ids = tokenizer.encode('The same text')
   passages = [
     passages_lib.Passage(ids[:n], ids[n:], len(ids) - n, source=source)
@@ -303,10 +303,10 @@ def test_a_score_keeps_to_the_source_of_its_passages(make_run, tokenizer):
   ]
   allowed = tokenizer.allowed_ids(end=False)
   found = scorer(run.params, passages, allowed)
-  assert {k: (x.passages, x.size) for k, x in found.of_source.items()} == {
+  assert {k: (x.passages, x.size) for k, x in found.by_source.items()} == {
     7: (2, 26),
     2: (1, 9),
   }
   assert found.bits == pytest.approx(
-    sum(x.bits for x in found.of_source.values())
+    sum(x.bits for x in found.by_source.values())
   )

@@ -34,7 +34,7 @@ class Setting:
     key = tuple(settings.items())
     if key not in self.scorers:
       self.scorers[key] = scorer_lib.Scorer(
-        scoring_methods.KINDS['exact'],
+        scoring_methods.METHODS['exact'],
         self.objective,
         self.model,
         self.mesh,
@@ -69,8 +69,8 @@ def passage(tokenizer, text, context=''):
   )
 
 
-def test_spans_of_the_docstring():
-  found = list(passages_lib.spans(0, 10, passages_lib.Room(4, 4, 4)))
+def test_windows_of_the_docstring():
+  found = list(passages_lib.cut_windows(0, 10, passages_lib.Limits(4, 4, 4)))
   assert [start for start, _, _ in found] == [0, 0, 2, 4, 6]
   assert [scored for _, scored, _ in found] == [0, 2, 4, 6, 8]
   assert [stop for _, _, stop in found] == [2, 4, 6, 8, 10]
@@ -78,11 +78,11 @@ def test_spans_of_the_docstring():
 
 @pytest.mark.parametrize('context', [0, 1, 5, 40])
 @pytest.mark.parametrize('length', [2, 3, 8, 33])
-def test_spans_score_each_id_once_with_half_a_window_before(context, length):
+def test_windows_score_each_id_once_with_half_a_window_before(context, length):
   total = context + 57
   scored = []
-  room = passages_lib.Room(length, length, length)
-  for start, first, stop in passages_lib.spans(context, total, room):
+  limits = passages_lib.Limits(length, length, length)
+  for start, first, stop in passages_lib.cut_windows(context, total, limits):
     assert 0 < stop - start <= length
     assert first - start >= min(first, length - length // 2)
     scored += range(first, stop)
@@ -90,22 +90,22 @@ def test_spans_score_each_id_once_with_half_a_window_before(context, length):
 
 
 @pytest.mark.parametrize('context', [0, 3, 20, 40])
-@pytest.mark.parametrize('room', [(20, 6, 26), (20, 1, 26), (5, 9, 14)])
-def test_spans_keep_to_the_room_of_each_side(context, room):
-  room = passages_lib.Room(*room)
+@pytest.mark.parametrize('sizes', [(20, 6, 26), (20, 1, 26), (5, 9, 14)])
+def test_windows_keep_to_the_limits_of_each_side(context, sizes):
+  limits = passages_lib.Limits(*sizes)
   total, scored = context + 30, []
-  for start, first, stop in passages_lib.spans(context, total, room):
-    assert min(first, room.context // 2) <= first - start <= room.context
-    assert 0 < stop - first <= room.scored
+  for start, first, stop in passages_lib.cut_windows(context, total, limits):
+    assert min(first, limits.context // 2) <= first - start <= limits.context
+    assert 0 < stop - first <= limits.scored
     scored += range(first, stop)
   assert scored == list(range(context, total))
 
 
 def test_what_fits_is_one_window():
-  room = passages_lib.Room(8, 8, 8)
-  assert list(passages_lib.spans(2, 8, room)) == [(0, 2, 8)]
-  assert list(passages_lib.spans(3, 9, room)) == [(0, 3, 7), (1, 7, 9)]
-  assert list(passages_lib.spans(3, 3, room)) == []
+  limits = passages_lib.Limits(8, 8, 8)
+  assert list(passages_lib.cut_windows(2, 8, limits)) == [(0, 2, 8)]
+  assert list(passages_lib.cut_windows(3, 9, limits)) == [(0, 3, 7), (1, 7, 9)]
+  assert list(passages_lib.cut_windows(3, 3, limits)) == []
 
 
 def test_bits_are_those_of_the_chain_rule(setting):
@@ -258,7 +258,7 @@ def test_reading_out_in_chunks_changes_nothing(setting, monkeypatch):
   passages = [passage(setting.tokenizer, 'Some words to be scored. ' * 4)]
   whole = setting.score(passages)
   # 5 of 16 positions at a time, which does not divide them.
-  monkeypatch.setattr(passages_lib, '_LOGITS', 5 * 8 * 528)
+  monkeypatch.setattr(readout, '_LOGITS', 5 * 8 * 528)
   setting.scorers.clear()
   chunked = setting.score(passages)
   assert chunked.bits == pytest.approx(whole.bits, rel=1e-6)

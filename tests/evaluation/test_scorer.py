@@ -111,7 +111,7 @@ class Setting:
       pseudo = name == 'pseudo'
       objective = make_objective('bound' if pseudo else name)
       self.found[key] = scorer_lib.Scorer(
-        scoring_methods.PSEUDO if pseudo else scoring_methods.KINDS[name],
+        scoring_methods.PSEUDO if pseudo else scoring_methods.METHODS[name],
         objective,
         self.models[objective.attention],
         self.mesh,
@@ -159,8 +159,10 @@ def random_passages(count, most, seed=0):
   return [passage(ids(0), ids(1)) for _ in range(count)]
 
 
-CHAIN = [name for name, kind in scoring_methods.KINDS.items() if kind.chain]
-ALL = [*scoring_methods.KINDS, 'pseudo']
+CHAIN = [
+  name for name, method in scoring_methods.METHODS.items() if method.chain
+]
+ALL = [*scoring_methods.METHODS, 'pseudo']
 
 
 @pytest.mark.parametrize('name', CHAIN)
@@ -329,7 +331,7 @@ def test_special_ids_have_no_probability(setting, name):
 def test_an_objective_that_predicts_something_else_is_told(setting):
   shifted = lambda context, scored: layout.decoder(context, scored[::-1])
   scorer = scorer_lib.Scorer(
-    scoring_methods.KINDS['exact'],
+    scoring_methods.METHODS['exact'],
     make_objective('exact', continuation=shifted),
     setting.models['causal'],
     setting.mesh,
@@ -358,7 +360,7 @@ def test_rows_of_one_text_hold_one_query(setting):
     config = ml_collections.ConfigDict(setting.config.to_dict())
     config.data.cross_document_attention = crossing
     scorer = scorer_lib.make(
-      scoring_methods.KINDS['exact'],
+      scoring_methods.METHODS['exact'],
       make_objective('exact'),
       NoSegments(),
       setting.mesh,
@@ -404,7 +406,7 @@ def test_an_encoder_reads_the_context(setting, continued):
 
   def score(passages, allowed=setting.allowed, **settings):
     scorer = scorer_lib.Scorer(
-      scoring_methods.KINDS['blocks'],
+      scoring_methods.METHODS['blocks'],
       objective,
       TwoSides(),
       setting.mesh,
@@ -444,14 +446,14 @@ def test_room_is_what_fits_an_example(name, pair, capacity, expected):
   capacity = types.Size(*capacity)
   changes = {'continuation': pair} if pair else {}
   objective = make_objective(name, capacity, **changes)
-  room = scoring_methods.room(scoring_methods.KINDS[name], objective)
-  assert dataclasses.astuple(room) == expected
+  limits = scoring_methods.limits(scoring_methods.METHODS[name], objective)
+  assert dataclasses.astuple(limits) == expected
   # A full window fits, a larger one does not.
-  n = min(room.scored, room.both - 1)
-  given = min(room.context, room.both - n)
+  n = min(limits.scored, limits.both - 1)
+  given = min(limits.context, limits.both - n)
   context, scored = np.full(given, A), np.full(n, B)
   example = (
-    scoring_methods.KINDS[name]
+    scoring_methods.METHODS[name]
     .queries(objective, context, scored, 1, np.random.default_rng(0))[0]
     .example
   )
@@ -466,4 +468,4 @@ def test_room_is_what_fits_an_example(name, pair, capacity, expected):
 def test_rows_without_room_are_a_mistake():
   objective = make_objective('blocks', types.Size(tokens=3))
   with pytest.raises(errors.UserError, match=r'data\.sequence_length'):
-    scoring_methods.room(scoring_methods.KINDS['blocks'], objective)
+    scoring_methods.limits(scoring_methods.METHODS['blocks'], objective)

@@ -11,6 +11,7 @@ from lm import types
 from lm.config import resolve as config_lib
 from lm.data import packing, store
 from lm.evaluation import validation
+from lm.models import readout
 from lm.objectives import causal, diffusion, token_loss
 from lm.runtime import sharding
 
@@ -27,6 +28,11 @@ class PlaceModel:
 
   def logits(self, params, hidden):
     return -params * hidden * jax.nn.one_hot(TEXT, 528)
+
+  def token_log_probs(self, params, batch, allowed_V=None, *, chunk=None):
+    return readout.token_log_probs(
+      self.hidden, self.logits, params, batch, allowed_V, chunk=chunk
+    )
 
 
 SLOPE = 0.1

@@ -46,6 +46,7 @@ def table_model():
     init=None,
     hidden=None,
     logits=lambda table, hidden: hidden,
+    token_log_probs=None,
     start=start,
     extend=extend,
   )
@@ -182,11 +183,11 @@ def run(config):
 
 def test_decoding_beams_in_any_batch_gives_the_same_text(run):
   wide = with_settings(run, beams=3, batch_size=4)
-  generator = left_to_right.of_continuations(wide)
+  generator = left_to_right.continuation_generator(wide)
   together = generator(PROMPTS)
   assert together == [generator([prompt])[0] for prompt in PROMPTS]
   assert generator._search._cache_size() == 2  # a lone prompt, and batches
-  greedy = left_to_right.of_continuations(run)(PROMPTS)
+  greedy = left_to_right.continuation_generator(run)(PROMPTS)
   assert [c.text for c in together] != [c.text for c in greedy]
 
 
@@ -220,7 +221,7 @@ def test_the_score_is_that_of_the_full_pass(run):
 
 
 def test_one_beam_is_the_greedy_decoding_of_the_generator(run):
-  generator = left_to_right.of_continuations(run)
+  generator = left_to_right.continuation_generator(run)
   one = beam.make_search(
     run.model,
     jnp.asarray(run.tokenizer.allowed_ids(end=True)),
@@ -240,5 +241,5 @@ def test_one_beam_is_the_greedy_decoding_of_the_generator(run):
 
 def test_beams_stop_at_the_context(run):
   wide = with_settings(run, beams=2, max_tokens=10**6)
-  [completion] = left_to_right.of_continuations(wide)(['a' * 28])
+  [completion] = left_to_right.continuation_generator(wide)(['a' * 28])
   assert completion.tokens == 4 or completion.stop == 'end'

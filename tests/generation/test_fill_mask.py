@@ -12,8 +12,8 @@ from test_generate import make_run, with_settings
 
 from lm import errors, generate, types
 from lm.data import tokenizer as tokenizer_lib
-from lm.evaluation import passages
 from lm.generation import fill_mask, prompts, unmasking
+from lm.models import readout
 
 MASKED = [
   '[MASK]bcdef',
@@ -52,7 +52,7 @@ def full_pass(run, ids):
 
 
 def test_candidates_are_the_softmax_at_the_mask_wherever_it_stands(run):
-  masks = fill_mask.Masks(with_settings(run, candidates=5))
+  masks = fill_mask.MaskFiller(with_settings(run, candidates=5))
   together = masks(MASKED)
   # But for the last digits of probabilities.
   alone = [masks([prompt])[0] for prompt in MASKED]
@@ -78,15 +78,17 @@ def test_candidates_are_the_softmax_at_the_mask_wherever_it_stands(run):
 
 
 def test_no_candidate_is_shown_where_none_is_asked_for(run):
-  [none] = fill_mask.Masks(with_settings(run, candidates=0))(['a[MASK]'])
-  [some] = fill_mask.Masks(with_settings(run, candidates=2))(['a[MASK]'])
+  [none] = fill_mask.MaskFiller(with_settings(run, candidates=0))(['a[MASK]'])
+  [some] = fill_mask.MaskFiller(with_settings(run, candidates=2))(['a[MASK]'])
   assert none.text == some.text == none.shown()
   assert len(some.candidates[0]) == 2
   [mask] = some.candidates
   assert some.shown().startswith(f'{some.text}\n[MASK] 1  ')
   assert some.shown().endswith(f' {mask[1][1]:.3f}')
   # Not more than there are.
-  [every] = fill_mask.Masks(with_settings(run, candidates=999))(['a[MASK]'])
+  [every] = fill_mask.MaskFiller(with_settings(run, candidates=999))(
+    ['a[MASK]']
+  )
   assert sum(p for _, p in every.candidates[0]) == pytest.approx(1, abs=1e-5)
 
 
@@ -127,13 +129,13 @@ def test_one_blank_before_a_mask_is_the_answers():
 @pytest.mark.parametrize(
   ('prompt', 'words'),
   [
-    ('no mask', r'no \[MASK\]; put it'),
+    ('no mask', r'no \[MASK\]; put one'),
     ('a' * 31 + '[MASK]', '33 tokens .* context of 32'),
   ],
 )
 def test_a_prompt_that_masks_cannot_fill_is_one_line(run, prompt, words):
   with pytest.raises(errors.UserError, match=words):
-    fill_mask.Masks(run)([prompt])
+    fill_mask.MaskFiller(run)([prompt])
 
 
 def test_counts_of_the_docstring():
@@ -149,7 +151,7 @@ def test_each_step_fills_its_number_and_changes_nothing_else(
   run, order, steps, monkeypatch
 ):
   run = with_settings(run, temperature=1.0, order=order, steps=steps)
-  unmasker = fill_mask.Unmasking(run)
+  unmasker = fill_mask.Unmasker(run)
   seen = []
   step = unmasker._step
 
@@ -179,7 +181,7 @@ def test_each_step_fills_its_number_and_changes_nothing_else(
 
 
 def test_greedy_unmasking_is_the_surest_of_the_full_pass_at_each_step(run):
-  unmasker = fill_mask.Unmasking(
+  unmasker = fill_mask.Unmasker(
     with_settings(run, temperature=0.0, max_tokens=3)
   )
   for prompt in ('abc', 'x[MASK]yz[MASK][MASK]'):
@@ -199,12 +201,12 @@ def test_a_text_is_the_same_alone_in_a_batch_and_by_the_seed(run):
   run = with_settings(run, temperature=1.0, steps=4, order='random')
   run = with_settings(run, candidates=0)
   group = ['abc', 'a[MASK]b[MASK]', '中文', '']
-  unmasker = fill_mask.Unmasking(run)
+  unmasker = fill_mask.Unmasker(run)
   together = unmasker(group)
   assert together[:2] == [unmasker([prompt])[0] for prompt in group[:2]]
-  other = fill_mask.Unmasking(with_settings(run, seed=1))(group)
+  other = fill_mask.Unmasker(with_settings(run, seed=1))(group)
   assert [one.ids for one in other] != [one.ids for one in together]
-  several = fill_mask.Unmasking(with_settings(run, samples_per_prompt=2))(
+  several = fill_mask.Unmasker(with_settings(run, samples_per_prompt=2))(
     ['abc']
   )
   assert several[0] == together[0]
@@ -212,7 +214,7 @@ def test_a_text_is_the_same_alone_in_a_batch_and_by_the_seed(run):
 
 
 def test_unmasking_compiles_once_for_prompts_of_any_length(run):
-  unmasker = fill_mask.Unmasking(with_settings(run, steps=3))
+  unmasker = fill_mask.Unmasker(with_settings(run, steps=3))
   for prompt in ('', 'abc', 'a' * 25):
     unmasker([prompt])
   assert unmasker._step._cache_size() == 1
@@ -221,12 +223,14 @@ def test_unmasking_compiles_once_for_prompts_of_any_length(run):
 def test_one_greedy_step_fills_each_mask_as_if_alone(run):
   run = with_settings(run, temperature=0.0, steps=1, candidates=1)
   assert run.config.generate.order is None
-  found = fill_mask.Unmasking(run)(MASKED)
-  assert [x.ids for x in found] == [x.ids for x in fill_mask.Masks(run)(MASKED)]
+  found = fill_mask.Unmasker(run)(MASKED)
+  assert [x.ids for x in found] == [
+    x.ids for x in fill_mask.MaskFiller(run)(MASKED)
+  ]
 
 
 def test_text_goes_on_to_max_tokens_or_to_the_end_of_the_context(run):
-  unmasker = fill_mask.Unmasking(with_settings(run, steps=2))
+  unmasker = fill_mask.Unmasker(with_settings(run, steps=2))
   assert unmasker.beginning('abc') == 'abc'
   assert unmasker.beginning('[MASK]') == ''
   found = unmasker(['a', 'a' * 28, 'a' * 30])
@@ -241,7 +245,7 @@ def test_text_that_goes_on_from_a_source_is_its_target(config):
   """Behind SEP, as pairs are read as text."""
   config.data.target_column = 'target'
   run = make_run(config, attention='bidirectional', generates=('unmasking',))
-  unmasker, tokenizer = fill_mask.Unmasking(run), run.tokenizer
+  unmasker, tokenizer = fill_mask.Unmasker(run), run.tokenizer
   assert unmasker.encode('ab').ids_L.tolist() == [
     *(
       *tokenizer.encode('ab').tolist(),
@@ -261,8 +265,10 @@ def test_reading_out_few_places_at_a_time_changes_nothing(run, monkeypatch):
   found = []
   for places in (4, 3):
     most = places * run.config.generate.batch_size * run.config.data.vocab_size
-    monkeypatch.setattr(passages, '_LOGITS', most)
-    found.append((fill_mask.Masks(run)(group), fill_mask.Unmasking(run)(group)))
+    monkeypatch.setattr(readout, '_LOGITS', most)
+    found.append(
+      (fill_mask.MaskFiller(run)(group), fill_mask.Unmasker(run)(group))
+    )
   flat = map(itertools.chain.from_iterable, found)
   for whole, chunked in zip(*flat, strict=True):
     assert whole.ids == chunked.ids
@@ -277,7 +283,7 @@ def test_the_penalty_counts_what_was_filled(run):
   fined = with_settings(run, temperature=0.0, repetition_penalty=1e9)
   free = with_settings(run, temperature=0.0)
   for settings, repeats in ((fined, False), (free, True)):
-    found = fill_mask.Unmasking(settings)(['ab', 'abc', 'x'])
+    found = fill_mask.Unmasker(settings)(['ab', 'abc', 'x'])
     assert repeats == any(len(set(one.ids)) < 8 for one in found)
 
 
@@ -292,11 +298,11 @@ def test_masks_and_text_are_printed_in_the_order_of_the_prompts(
   group = ['abc', 'a[MASK]', '中[MASK]国']
   generate.run(None, {}, group, one_by_one=False)
   out, err = capsys.readouterr()
-  plain, *masked = fill_mask.Unmasking(run)(group)
+  plain, *masked = fill_mask.Unmasker(run)(group)
   expected = [f'abc{plain.text}\n', *(f'{one.shown()}\n' for one in masked)]
   assert out == ''.join(expected)
   assert '\n[MASK] 1  ' in masked[1].shown()
-  [once] = fill_mask.Masks(run)(group[2:])
+  [once] = fill_mask.MaskFiller(run)(group[2:])
   for one, other in zip(
     masked[1].candidates[0], once.candidates[0], strict=True
   ):

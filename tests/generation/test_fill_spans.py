@@ -1,4 +1,4 @@
-"""Spans: parsed, put back into the text, and what is missing told."""
+"""Spans: parsed, put back into the text, and missing ones reported."""
 
 import dataclasses
 
@@ -47,6 +47,7 @@ def scripted(run, ids):
     init=None,
     hidden=None,
     logits=lambda params, hidden: script_TxV[hidden[..., 0]],
+    token_log_probs=None,
     start=start,
     extend=extend,
   )
@@ -69,7 +70,7 @@ def test_parse_of_the_docstring():
 def test_spans_are_put_where_their_sentinels_stand(run, beams):
   said = [S0, *byte_ids('you'), S1, *byte_ids('这'), S2]
   run = with_settings(run, temperature=0.0, max_tokens=20, beams=beams)
-  spans = fill_spans.Spans(scripted(run, said))
+  spans = fill_spans.SpanFiller(scripted(run, said))
   [found] = spans([PROMPT])
   assert found.text == 'Thank you me 这 week.'
   assert found.pairs == (('<extra_id_0>', 'you'), ('<extra_id_1>', '这'))
@@ -100,13 +101,13 @@ def test_spans_are_put_where_their_sentinels_stand(run, beams):
     (
       [*byte_ids('ab'), S0, *byte_ids('中')[:2], S1],
       'Thank  me  week.',
-      '2 before the first sentinel left out; 2 byte(s)',
+      '2 before the first sentinel dropped; 2 byte(s)',
     ),
   ],
 )
 def test_what_is_missing_is_told_and_its_sentinel_stays(run, said, text, note):
   run = with_settings(run, temperature=0.0, max_tokens=20)
-  [found] = fill_spans.Spans(scripted(run, said))([PROMPT])
+  [found] = fill_spans.SpanFiller(scripted(run, said))([PROMPT])
   assert found.text == text
   assert note in found.note()
 
@@ -115,7 +116,7 @@ def test_a_prompt_is_read_in_the_layout_with_a_mixtures_mode_in_front(run):
   tokenizer = run.tokenizer
   inputs = prompts.encode('a<extra_id_0>b', tokenizer).tolist()
   assert inputs == [270 + 97, S0, 270 + 98]
-  example = fill_spans.Spans(run).encode('a<extra_id_0>b').example
+  example = fill_spans.SpanFiller(run).encode('a<extra_id_0>b').example
   assert example.tokens_L.tolist() == [tokenizer_lib.BOS, *inputs]
   assert example.order_L.tolist() == [0] * 4
   config = run.config.to_dict()
@@ -135,21 +136,21 @@ def test_a_prompt_is_read_in_the_layout_with_a_mixtures_mode_in_front(run):
     mixed = dataclasses.replace(
       run, config=frozen, objective=objectives.make(frozen)
     )
-    example = fill_spans.Spans(mixed).encode('a<extra_id_0>b').example
+    example = fill_spans.SpanFiller(mixed).encode('a<extra_id_0>b').example
     assert example.tokens_L.tolist() == [tokenizer_lib.BOS, *mode, *inputs]
 
 
 def test_sentinels_can_be_drawn_and_are_not_penalized(run):
   """Of a real model: a special id is drawn here and nowhere else."""
   hot = {'temperature': 3.0, 'top_p': 1.0}
-  spans = fill_spans.Spans(with_settings(run, **hot, samples_per_prompt=4))
+  spans = fill_spans.SpanFiller(with_settings(run, **hot, samples_per_prompt=4))
   found = spans(['a<extra_id_0>'])
   drawn = {i for one in found for i in one.ids if i < tokenizer_lib.NUM_SPECIAL}
   assert drawn
   assert drawn <= set(tokenizer_lib.SENTINELS)
   fined = with_settings(run, temperature=0.0, repetition_penalty=1e9)
   said = [S0, *byte_ids('xy'), S1, *byte_ids('z')]
-  [found] = fill_spans.Spans(scripted(fined, said))([PROMPT])
+  [found] = fill_spans.SpanFiller(scripted(fined, said))([PROMPT])
   assert found.text == 'Thank xy me z week.'
 
 
@@ -166,10 +167,10 @@ def test_sentinels_can_be_drawn_and_are_not_penalized(run):
 )
 def test_wrong_sentinels_are_one_line(run, prompt, words):
   with pytest.raises(errors.UserError, match=words):
-    fill_spans.Spans(run).encode(prompt)
+    fill_spans.SpanFiller(run).encode(prompt)
 
 
-def test_a_mixture_goes_on_or_fills_by_the_prompt(run, monkeypatch, capsys):
+def test_a_mixture_continues_or_fills_by_the_prompt(run, monkeypatch, capsys):
   run = scripted(run, [S0, *byte_ids('I')])
   objective = dataclasses.replace(
     run.objective, generates=('continuation', 'spans')
@@ -182,14 +183,14 @@ def test_a_mixture_goes_on_or_fills_by_the_prompt(run, monkeypatch, capsys):
   generate.run(None, {}, group, one_by_one=False)
   out, err = capsys.readouterr()
   # As text goes on no sentinel can come: the model has no other wish.
-  _, plain, _ = left_to_right.of_continuations(run)(['ab'] * 3)
+  _, plain, _ = left_to_right.continuation_generator(run)(['ab'] * 3)
   assert out.split('\n')[:1] == [f'ab{plain.text}'.split('\n')[0]]
   assert '\na I\n<extra_id_0>I\ncd' in out
   assert [line[:3] for line in err.splitlines()] == ['[1:', '[2:', '[3:']
 
 
 def test_a_sentinel_that_stays_has_its_blank_before_it():
-  """Which is not read where the pieces of words begin with blanks."""
+  """A space that is removed if the pieces of words begin with spaces."""
   tokenizer = tokenizer_lib.train('unigram', 700, [sentences(1, 300)])
   text = 'Thank <extra_id_0> me  <extra_id_1><extra_id_2> week.'
   ids = prompts.encode(text, tokenizer)
@@ -201,7 +202,7 @@ def test_a_sentinel_that_stays_has_its_blank_before_it():
     ([], text),
     ([S1, *tokenizer.encode(' the')], text.replace(' <extra_id_1>', ' the')),
   ):
-    one = left_to_right.Continued('', tuple(map(int, said)), 0, 'end')
+    one = left_to_right.Continuation('', tuple(map(int, said)), 0, 'end')
     assert fill_spans.splice(prompt, one, tokenizer).text == expected
 
 
@@ -209,7 +210,7 @@ def test_splice_keeps_the_ids_and_why_it_stopped():
   tokenizer = tokenizer_lib.train('bytes', 526, [])
   ids = np.array([*byte_ids('a'), S0])
   prompt = fill_spans.Prompt(ids, ['<extra_id_0>'], None)
-  cut = left_to_right.Continued('', (S0, *byte_ids('b')), 0, 'max_tokens')
+  cut = left_to_right.Continuation('', (S0, *byte_ids('b')), 0, 'max_tokens')
   found = fill_spans.splice(prompt, cut, tokenizer)
   assert (found.text, found.ids, found.stop) == ('ab', cut.ids, 'max_tokens')
   assert found.note() == '2 tokens, generate.max_tokens reached'

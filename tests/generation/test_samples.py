@@ -27,9 +27,9 @@ def workdir(tmp_path):
   return tmp_path
 
 
-def openings(workdir, tokenizer, most_tokens, count=9):
+def openings(workdir, tokenizer, max_tokens, count=9):
   path = workdir / 'held_out' / 'test.jsonl'
-  return samples.openings(path, count, tokenizer, most_tokens=most_tokens)
+  return samples.openings(path, count, tokenizer, max_tokens=max_tokens)
 
 
 def test_openings_and_rests_are_the_documents(workdir):
@@ -69,8 +69,8 @@ def test_the_longest_opening_of_pairs_fits(config, architecture):
   config.objective.name = 'prefix'
   config.model.architecture = architecture
   run = make_run(config)
-  most = samples._most_tokens(run.objective.capacity)
-  generator = left_to_right.of_continuations(run)
+  most = samples._max_prompt_tokens(run.objective.capacity)
+  generator = left_to_right.continuation_generator(run)
   generator.encode('a' * most)
   if architecture == 'encoder_decoder':
     with pytest.raises(errors.UserError, match='longer than the encoder'):
@@ -93,9 +93,9 @@ def test_true_text_as_a_sample_has_the_figures_of_the_held_out_text(
     for prompt in prompts:
       ids = tuple(run.tokenizer.encode(rests[prompt])[: int(24 * share)])
       text = run.tokenizer.decode(ids)
-      found.append(left_to_right.Continued(text, ids, 0, 'max_tokens'))
+      found.append(left_to_right.Continuation(text, ids, 0, 'max_tokens'))
       # Other samples of the prompt are not measured.
-      found += [left_to_right.Continued('z', (1,), 0, 'end')] * (each - 1)
+      found += [left_to_right.Continuation('z', (1,), 0, 'end')] * (each - 1)
     return found
 
   monkeypatch.setattr(left_to_right.Generator, '__call__', complete)
@@ -143,18 +143,18 @@ def test_words_are_masked_by_their_tokens_and_spans_cut():
   )
 
 
-@pytest.mark.parametrize('way', ['masks', 'unmasking', 'spans', 'target'])
-def test_every_objective_has_samples_and_text_that_goes_on_has_figures(
-  config, workdir, way
+@pytest.mark.parametrize('strategy', ['masks', 'unmasking', 'spans', 'target'])
+def test_every_objective_has_samples_and_continuations_have_figures(
+  config, workdir, strategy
 ):
   with open(workdir / 'held_out' / 'test.jsonl', 'a') as f:
     f.write(json.dumps({'text': 'A document about [MASK] by itself.'}) + '\n')
   config.data.sequence_length = 128
-  attention = 'prefix' if way in ('spans', 'target') else 'bidirectional'
+  attention = 'prefix' if strategy in ('spans', 'target') else 'bidirectional'
   run = make_run(
-    config, attention=attention, generates=(way,), filling=layout.decoder
+    config, attention=attention, generates=(strategy,), filling=layout.decoder
   )
-  steps = {'steps': 2} if way == 'unmasking' else {}
+  steps = {'steps': 2} if strategy == 'unmasking' else {}
   run = with_settings(run, samples=9, **steps)
   shown, figures = samples.write(run, workdir)
   # As it is: a sample can hold any end of a line.
@@ -162,10 +162,10 @@ def test_every_objective_has_samples_and_text_that_goes_on_has_figures(
   assert text.startswith(f'=== step 0, sample 1 ===\n{shown}\n')
   assert text.count('=== step 0, sample ') == len(TEXTS)
   assert 'by itself' not in text
-  assert ('[MASK]' in text) == (way == 'masks')
-  assert ('<extra_id_0>' in text) == (way == 'spans')
-  assert ('samples_count' in figures) == (way == 'unmasking')
-  if way == 'unmasking':
+  assert ('[MASK]' in text) == (strategy == 'masks')
+  assert ('<extra_id_0>' in text) == (strategy == 'spans')
+  assert ('samples_count' in figures) == (strategy == 'unmasking')
+  if strategy == 'unmasking':
     assert figures['samples_mean_tokens'] == 8
     assert figures['held_out_mean_tokens'] == pytest.approx((8 + 8 + 0 + 8) / 4)
 

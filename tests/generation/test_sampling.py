@@ -123,7 +123,7 @@ def test_the_penalty_is_that_of_transformers():
   )
   seen = jnp.zeros((5, 12), bool)
   for column in ids.T:
-    seen = sampling.see(seen, jnp.asarray(column))
+    seen = sampling.mark_seen(seen, jnp.asarray(column))
   ours = sampling.penalize(jnp.asarray(logits), seen, 1.7)
   np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-6)
 

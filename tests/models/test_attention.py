@@ -120,7 +120,7 @@ def test_queries_see_the_keys_of_their_segment(implementation):
   _, k, v = random_qkv(30, seed=1)
   _, queries = packed(200, [90, 100])
   _, keys = packed(30, [20, 10])
-  found = attention.attend_across(
+  found = attention.cross_attend(
     q,
     k,
     v,

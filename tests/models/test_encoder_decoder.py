@@ -17,7 +17,7 @@ from lm.objectives import layout
 
 V = 528
 M, L = 20, 16
-ROOM = types.Size(tokens=L, encoder_tokens=M)
+CAPACITY = types.Size(tokens=L, encoder_tokens=M)
 T5 = {
   'position': 'relative',
   'activation': 'relu',
@@ -47,7 +47,7 @@ def build(**changes):
   config.model.update({'width': 32, 'num_heads': 4, 'mlp_width': 64})
   config.model.update(changes)
   resolved = config_lib.resolve(config)
-  objective = dataclasses.replace(objectives.make(resolved), capacity=ROOM)
+  objective = dataclasses.replace(objectives.make(resolved), capacity=CAPACITY)
   model = models.make(resolved, objective)
   return dataclasses.replace(
     model,
@@ -84,7 +84,7 @@ def pairs(*lengths, seed=0):
 
 
 def batch_of(*rows):
-  batch = packing.stack([packing.pack(row, ROOM) for row in rows])
+  batch = packing.stack([packing.pack(row, CAPACITY) for row in rows])
   return jax.tree.map(jnp.asarray, batch)
 
 

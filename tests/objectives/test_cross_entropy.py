@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lm import types
 from lm.models import dot_general
 from lm.objectives import cross_entropy
 
@@ -70,11 +71,11 @@ def test_bfloat16_logits_are_summed_in_float32(inputs):
 
 def trained(terms, extras) -> jax.Array:
   """The one division, as the train step does it."""
-  factors = {'main': 1.0, **extras}
-  assert list(terms) == list(factors)
-  return sum(
-    factors[n] * total / weight for n, (total, weight) in terms.items()
-  )
+  reported = ['main', *extras] if extras else []
+  name = types.TRAINED if extras else 'main'
+  assert list(terms) == list(dict.fromkeys([name, *reported]))
+  total, weight = terms[name]
+  return total / weight
 
 
 def token_loss(inputs, extras, chunk):
@@ -134,21 +135,45 @@ def test_extras_leave_the_cross_entropy_what_it_is(inputs, chunk):
   np.testing.assert_allclose(terms['z'][0], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize('extras', EXTRAS[1:])
-def test_chunks_give_no_gradient_of_other_proportions(inputs, extras):
-  """It was taken before they were known; NaN stops the run at once."""
+@pytest.mark.parametrize('extras', EXTRAS)
+def test_any_proportion_of_the_terms_has_its_gradient(inputs, extras):
+  """Chunks compute it before the proportions are known, and only scale it."""
   arguments = inputs['hidden'], inputs['kernel'], inputs['weights']
+  rng = np.random.default_rng(1)
 
-  def gradient(factors):
-    def loss(*arguments):
-      terms = token_loss(inputs, extras, 4)(*arguments)[1]
-      return trained(terms, factors)
+  def sums(chunk):
+    def function(*arguments):
+      terms = token_loss(inputs, extras, chunk)(*arguments)[1]
+      return {name: total for name, (total, _) in terms.items()}
 
-    return jax.grad(loss)(*arguments)
+    return jax.vjp(function, *arguments)
 
-  assert jnp.all(jnp.isfinite(gradient(extras)))
-  twice = {name: 2 * factor for name, factor in extras.items()}
-  assert jnp.all(jnp.isnan(gradient(twice)))
+  (values, plain), (others, chunked) = sums(0), sums(4)
+  for name in values:
+    np.testing.assert_allclose(values[name], others[name], rtol=1e-5)
+  for _ in range(3):
+    given = {name: jnp.float32(rng.normal()) for name in values}
+    for x, y in zip(plain(given), chunked(given), strict=True):
+      assert jnp.all(jnp.isfinite(x))
+      assert jnp.any(x != 0)
+      np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('chunk', [0, 4])
+def test_terms_that_are_only_reported_have_no_gradient(inputs, chunk):
+  arguments = inputs['hidden'], inputs['kernel'], inputs['weights']
+  extras = {'smoothing': 0.1, 'z': 0.01}
+
+  def loss(*arguments):
+    terms = token_loss(inputs, extras, chunk)(*arguments)[1]
+    return sum(total for name, (total, _) in terms.items() if name in reported)
+
+  reported = {'main', *extras}
+  for gradient in jax.grad(loss, (0, 1, 2))(*arguments):
+    assert jnp.all(gradient == 0)
+  reported = {types.TRAINED}
+  for gradient in jax.grad(loss, (0, 1, 2))(*arguments):
+    assert jnp.any(gradient != 0)
 
 
 def test_smoothing_is_that_of_torch(inputs):

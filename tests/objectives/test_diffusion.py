@@ -122,7 +122,7 @@ def test_shares_are_even_over_neighbours_and_uniform_for_a_text(config):
   # The only chunk of a corpus, epoch by epoch.
   config.objective.name = 'diffusion'
   objective = make(config, estimator='bernoulli')
-  spans = mixture.Spans(
+  spans = mixture.Ranges(
     document=np.zeros(1, np.int64),
     start=np.zeros(1, np.int64),
     stop=np.full(1, 9),

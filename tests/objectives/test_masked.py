@@ -132,7 +132,7 @@ def test_every_token_and_pair_of_tokens_is_as_likely(config):
   word = np.arange(10)
   for _ in range(10_000):
     hidden = np.zeros(10)
-    hidden[masked.tokens(word, 3, rng)] = 1
+    hidden[masked.select_tokens(word, 3, rng)] = 1
     drawn += hidden
     both += np.outer(hidden, hidden)
   for counts, p in ((drawn, 0.3), (both[np.triu_indices(10, 1)], 1 / 15)):
@@ -146,7 +146,7 @@ def test_spans_have_the_lengths_of_the_paper():
   lengths = []
   for _ in range(10):
     # So few of so many that spans hardly ever meet.
-    chosen = masked.spans(np.arange(200_000), 1000, rng)
+    chosen = masked.select_spans(np.arange(200_000), 1000, rng)
     edges = np.flatnonzero(np.diff(chosen, prepend=-9, append=10**9) > 1)
     lengths.extend(np.diff(edges))
   assert (
@@ -239,9 +239,9 @@ def test_texts_without_anything_to_predict(config, unit):
 def test_rows_hold_all_of_an_epoch(config, tmp_path, unit, rate):
   config.data.sequence_length = 64
   objective = make(config, unit=unit, rate=rate)
-  room = objective.capacity.predictions
-  assert room == layout.predictions(round(63 * rate), 64)
-  assert (room > 0) == (rate == 0.15)
+  capacity = objective.capacity.predictions
+  assert capacity == layout.predictions(round(63 * rate), 64)
+  assert (capacity > 0) == (rate == 0.15)
   shared, read = noise_cases.check_rows(objective, tmp_path)
   assert 0.5 * rate < shared / read < 1.1 * rate
 

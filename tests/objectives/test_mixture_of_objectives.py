@@ -51,10 +51,10 @@ def make(config, components=None, architecture=None, length=64, **fields):
   )
 
 
-def test_led_examples_of_the_docstring():
+def test_prepended_examples_of_the_docstring():
   mode = tokenizer_lib.MODE_S
   inputs, targets = np.array([10, 11]), np.array([12, 13, EOS])
-  one = layout.lead(layout.decoder(inputs, targets), mode, causal=False)
+  one = layout.prepend(layout.decoder(inputs, targets), mode, causal=False)
   assert one.tokens_L.tolist() == [BOS, mode, 10, 11, 12, 13]
   assert one.targets_L.tolist() == [mode, 10, 11, 12, 13, EOS]
   assert one.weights_L.tolist() == [0, 0, 0, 1, 1, 1]
@@ -66,14 +66,14 @@ def test_led_examples_of_the_docstring():
     (layout.causal_decoder, True),
     (layout.encoder_decoder, True),
   ):
-    led = layout.lead(make_example(inputs[1:], targets), mode, causal=causal)
+    led = layout.prepend(make_example(inputs[1:], targets), mode, causal=causal)
     same(led, make_example(inputs, targets))
 
 
 def same(a, b):
   for field in dataclasses.fields(types.Example):
     found, expected = getattr(a, field.name), getattr(b, field.name)
-    if field.name == 'component' or expected is None:
+    if field.name == 'component_L' or expected is None:
       continue
     assert found.dtype == expected.dtype
     np.testing.assert_array_equal(found, expected, err_msg=field.name)
@@ -96,7 +96,9 @@ def test_components_are_drawn_by_their_shares(config):
   count = 10_000
   rng = np.random.default_rng(0)
   one = record(20, rng)
-  drawn = [objective.corrupt(one, rng)[0].component for _ in range(count)]
+  drawn = [
+    int(objective.corrupt(one, rng)[0].component_L[0]) for _ in range(count)
+  ]
   found = np.bincount(drawn, minlength=2) / count
   atol = 5 * math.sqrt(0.25 * 0.75 / count)
   np.testing.assert_allclose(found, [0.25, 0.75], atol=atol)
@@ -114,8 +116,8 @@ def test_each_example_has_its_mode_in_front(config):
         read = example.tokens_L
         if architecture == 'encoder_decoder':
           read = example.encoder_tokens_M
-        assert read[:2].tolist() == [BOS, names[example.component]]
-        seen.add(example.component)
+        assert read[:2].tolist() == [BOS, names[example.component_L[0]]]
+        seen.add(int(example.component_L[0]))
     assert seen == set(range(7))
 
 
@@ -190,12 +192,15 @@ def test_rows_of_both_sides_have_little_padding(config):
     assert 1 - used / (256 * len(rows)) < most
 
 
+# Every objective that can be a component, and some settings of these.
 ALONE = [
-  ('span', 'encoder_decoder', ()),
+  (name, architecture, ())
+  for name, spec in objectives.OBJECTIVES.items()
+  for architecture in spec.architectures
+  if architecture in BOTH and spec.data != 'pairs' and name != 'mixture'
+] + [
   ('span', 'decoder', (('rate', 0.5), ('mean', 8))),
-  ('prefix', 'encoder_decoder', ()),
   ('prefix', 'decoder', (('split', 'fixed'), ('share', 0.75))),
-  ('causal', 'decoder', ()),
 ]
 
 
@@ -227,12 +232,15 @@ def test_a_mixture_of_one_is_that_one(config, name, architecture, fields, mode):
     assert size.positions == given.positions + len(mode)
     if mode:
       causal = alone.attention == 'causal'
-      expected = layout.lead(expected, tokenizer_lib.MODE_X, causal=causal)
+      expected = layout.prepend(expected, tokenizer_lib.MODE_X, causal=causal)
     same(example, expected)
-  made = alone.continuation(chunk.ids_L[:3], chunk.ids_L[3:5])
-  if mode:
-    made = layout.lead(made, tokenizer_lib.MODE_X, causal=causal)
-  same(found.continuation(chunk.ids_L[:3], chunk.ids_L[3:5]), made)
+  if alone.continuation is None:
+    assert found.continuation is None
+  else:
+    made = alone.continuation(chunk.ids_L[:3], chunk.ids_L[3:5])
+    if mode:
+      made = layout.prepend(made, tokenizer_lib.MODE_X, causal=causal)
+    same(found.continuation(chunk.ids_L[:3], chunk.ids_L[3:5]), made)
   assert found.scored_at_once == alone.scored_at_once
   assert found.generates == alone.generates
 
@@ -243,7 +251,7 @@ def decoder_batch(objective, count, seed=0):
   rows = []
   for _ in range(count):
     examples = [objective.corrupt(record(n, rng), rng)[0] for n in (9, 12)]
-    rows.append(packing.pack(examples, objective.capacity))
+    rows.append(packing.pack(examples, objective.capacity, ('component',)))
   return packing.stack(rows)
 
 
@@ -306,12 +314,19 @@ def test_a_term_a_component_and_their_sum_is_the_pool(config, chunk, extras):
     batch = decoder_batch(objective, 4)
     model, params = linear_model()
 
-    def trained(params, objective=objective, batch=batch, model=model):
+    def trained(
+      params,
+      objective=objective,
+      batch=batch,
+      model=model,
+      weighting=weighting,
+    ):
       # As if the components' tokens were pooled in the terms, too.
       terms = objective.loss(model, params, batch, None, True)
-      factors = {'smoothing': 0.1, 'z': 1e-3}
-      sums = {name: total for name, (total, _) in terms.items()}
-      return sum(factors.get(n, 1.0) * v for n, v in sums.items()), terms
+      factors = dict.fromkeys(objective.coefficients, 1.0)
+      if weighting == 'terms' and extras:
+        factors |= {'smoothing': 0.1, 'z': 1e-3}
+      return sum(factor * terms[n][0] for n, factor in factors.items()), terms
 
     values[weighting] = jax.jit(jax.value_and_grad(trained, has_aux=True))(
       params
@@ -427,7 +442,8 @@ def test_too_short_rows_and_losses_of_their_own_are_refused(
     loss = token_loss.make(config, 'own', lambda batch: 1.0)
     return dataclasses.replace(prefix.make(config), loss=loss)
 
-  monkeypatch.setitem(objectives.OBJECTIVES, 'prefix', own)
+  spec = dataclasses.replace(prefix.SPEC, make=own)
+  monkeypatch.setitem(objectives.OBJECTIVES, 'prefix', spec)
   with pytest.raises(errors.UserError, match="'prefix' has a loss of its own"):
     make(config, None, 'decoder')
 

@@ -136,7 +136,7 @@ def translation(config, tmp_path):
 @pytest.fixture
 def unfinished(monkeypatch):
   """Runs that end after their last step: its targets have no scorer."""
-  monkeypatch.setattr(train._Run, '_finish', lambda run, state: None)
+  monkeypatch.setattr(train, '_finish', lambda *_: None)
 
 
 def test_a_run_learns_and_goes_on_as_if_never_stopped(
@@ -146,7 +146,7 @@ def test_a_run_learns_and_goes_on_as_if_never_stopped(
   whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
   train.run(translation, whole, 'python')
   lines = [x for x in metrics.read(whole) if x['split'] == 'train']
-  assert lines[-1]['loss/sequence'] == lines[-1]['loss']
+  assert lines[-1]['loss/supervised'] == lines[-1]['loss']
   assert lines[-1]['loss'] < 0.5 * lines[0]['loss']
   # No source is predicted.
   assert 0 < lines[-1]['loss_tokens'] < 0.6 * lines[-1]['tokens']

@@ -157,7 +157,7 @@ def test_a_model_without_exact_figures_is_not_among_the_baselines(make_run):
   text = html.unescape(_written(make_run([_train(1), final])))
   bars = re.findall(r'<rect class="bar( ours)?"', text)
   assert bars == ['', '', '']
-  assert 'bound, has no figure of whole documents' in text
+  assert 'bound, cannot score whole documents' in text
   assert 'scorer: bound, standard error 0.012' in text
   tiles = re.findall(r'"label">(.*?)</span><b>(.*?)</b><span>(.*?)</', text)
   assert ('Pseudo bits per byte', '1.250', 'not a likelihood') in tiles
@@ -277,7 +277,7 @@ def test_half_a_line_at_the_end_is_dropped(make_run):
 def test_broken_line_in_the_middle_is_told(make_run, caplog):
   text = _written(make_run([], tail='{"st\n' + json.dumps(_train(1)) + '\n'))
   assert 'step 1' in text
-  assert 'is passed over' in caplog.text
+  assert 'skipping a line' in caplog.text
 
 
 @pytest.mark.parametrize('count', [0, 1, 3])
@@ -314,7 +314,7 @@ def test_values_that_are_not_finite_do_not_crash(make_run):
     text = _written(make_run([*lines, final]))
     coordinates = ''.join(re.findall(r' (?:d|width|x|y)="[^"]*"', text))
     assert not re.search('nan|inf', coordinates)
-    assert 'Left out, not finite' in text
+    assert 'Values skipped, not finite' in text
 
 
 def test_curves_have_a_point_a_line(make_run):

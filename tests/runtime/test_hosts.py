@@ -150,7 +150,7 @@ def test_stopped_damaged_and_killed(launcher, two, tmp_path):
   shutil.copytree(workdir, alone)
   code, out, err = runs.finish(launcher.start(alone, *FLAGS, devices=4))
   assert (code, err) == (0, '')
-  assert f'going on after step {saved}' in out
+  assert f'continuing after step {saved}' in out
   _assert_same_batches(alone, two)
 
   # Damage that only the second can see: both take the checkpoint before.
@@ -161,7 +161,7 @@ def test_stopped_damaged_and_killed(launcher, two, tmp_path):
   pair = Pair(launcher, workdir, hold_at=saved + 3)
   pair.wait_until_held()
   (_, out, err), second = pair.kill()
-  assert f'going on after step {before}' in out
+  assert f'continuing after step {before}' in out
   assert f'checkpoint {saved} is damaged' in err
   assert second == (-signal.SIGKILL, '', '')
   assert (workdir / 'damaged' / str(saved)).is_dir()
@@ -170,7 +170,7 @@ def test_stopped_damaged_and_killed(launcher, two, tmp_path):
   last = runs.saved(workdir)[-1]
   (code, out, err), second = Pair(launcher, workdir).finish()
   assert (code, err) == (0, '')
-  assert f'going on after step {last}' in out
+  assert f'continuing after step {last}' in out
   assert second == (0, '', '')
   _assert_same_run(workdir, two)
 

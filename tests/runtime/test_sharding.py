@@ -12,6 +12,8 @@ from lm.data import packing, prepare
 from lm.runtime import parameter_rules, sharding
 from lm.training import optimizer, program, step
 
+RULES = models.FAMILIES['transformer'].rules
+
 STEPS = 3
 MESHES = {
   'data': {'data': 8, 'fsdp': 1, 'tensor': 1},
@@ -52,7 +54,7 @@ def _train(config, shape, devices, *, microbatches=1):
     objective,
     seed=config.seed,
   )
-  abstract = step.abstract_state(model, transform, mesh)
+  abstract = step.abstract_state(model, transform, mesh, RULES.sharding)
   shardings = jax.tree.map(lambda x: x.sharding, abstract)
   init = jax.jit(
     lambda: step.init_state(model, transform, config.seed),
@@ -230,7 +232,9 @@ def test_every_array_has_a_place(config, optimizer_name, model):
   config = config_lib.resolve(config)
   model = models.make(config, objectives.make(config))
   mesh = sharding.make_mesh(config)
-  state = step.abstract_state(model, optimizer.make(config), mesh, average=True)
+  state = step.abstract_state(
+    model, optimizer.make(config), mesh, RULES.sharding, average=True
+  )
   for name, leaf in _named(state).items():
     # Raises where a part would not be whole.
     leaf.sharding.shard_shape(leaf.shape)
@@ -256,7 +260,7 @@ def test_every_optimizer_steps_the_same_on_a_mesh(config, name):
     """Parameters before and after three steps, and the slots."""
     config.mesh.update(shape)
     abstract = step.abstract_state(
-      model, transform, sharding.make_mesh(config, devices)
+      model, transform, sharding.make_mesh(config, devices), RULES.sharding
     )
     rng = np.random.default_rng(0)
     before, *gradients = (
@@ -296,7 +300,7 @@ def test_an_array_without_a_rule_is_an_error(open_config):
   mesh = sharding.make_mesh(open_config)
   state = {'params': {'trunk': {'spam': np.zeros(3)}}}
   with pytest.raises(ValueError, match="'params/trunk/spam'"):
-    sharding.of_state(mesh, state)
+    sharding.of_state(mesh, state, RULES.sharding)
 
 
 @pytest.mark.parametrize('shape', MESHES.values(), ids=MESHES)

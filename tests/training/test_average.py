@@ -10,7 +10,7 @@ import optax
 import pytest
 import runs
 
-from lm import errors, evaluate, load_run, models, objectives, train
+from lm import errors, evaluate, load_run, models, objectives, train, types
 from lm.config import resolve as config_lib
 from lm.data import packing, prepare
 from lm.evaluation import validation as validation_lib
@@ -41,7 +41,7 @@ def test_an_average_follows_its_formula(config):
   model = models.make(config, objective)
   transform = optax.sgd(1.0)
   ids = np.random.default_rng(0).integers(270, 520, 32)
-  example = objective.corrupt(objectives.base.Record(ids, ids), None)[0]
+  example = objective.corrupt(types.Record(ids, ids), None)[0]
   batch = packing.stack([packing.pack([example], objective.capacity)])
   compiled = jax.jit(
     step.make_train_step(

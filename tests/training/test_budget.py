@@ -7,7 +7,7 @@ import runs
 
 from lm import errors, objectives, train
 from lm.config import resolve as config_lib
-from lm.training import budget, flops, metrics, program
+from lm.training import budget, flops, metrics, program, step_log
 
 # Of the tiny config: positions of a step, and what it pretends to take.
 POSITIONS = 8 * 32
@@ -132,7 +132,7 @@ def test_seconds_are_measured_once_and_change_no_bit(
 ):
   """A run that is measured, killed and gone on with is a plain run of steps."""
   given(config, seconds=7.5 * STEP_SECONDS)
-  measure, record = program.step_seconds, train._Run._record
+  measure, record = program.step_seconds, step_log.StepLog._record
   measured = []
 
   def pretend(*arguments):
@@ -146,11 +146,11 @@ def test_seconds_are_measured_once_and_change_no_bit(
 
   monkeypatch.setattr(program, 'step_seconds', pretend)
   with monkeypatch.context() as patch:
-    patch.setattr(train._Run, '_record', killed)
+    patch.setattr(step_log.StepLog, '_record', killed)
     with pytest.raises(_Killed):
       _train(config, tmp_path / 'seconds')
   lines = _train(config, tmp_path / 'seconds')
-  assert 'going on after step 3' in capsys.readouterr().out
+  assert 'continuing after step 3' in capsys.readouterr().out
   assert (lines[-1]['split'], lines[-1]['step']) == ('final', 8)
   stored = config_lib.load(tmp_path / 'seconds')
   assert stored['train']['steps'] == 8
@@ -176,7 +176,7 @@ def test_a_run_asked_for_less_than_it_has_done_ends_where_it_is(
   config, tmp_path, monkeypatch
 ):
   """Stopped before it was ever validated."""
-  record = train._Run._record
+  record = step_log.StepLog._record
 
   def killed(self, step, values):
     if step == 5:
@@ -184,7 +184,7 @@ def test_a_run_asked_for_less_than_it_has_done_ends_where_it_is(
     record(self, step, values)
 
   with monkeypatch.context() as patch:
-    patch.setattr(train._Run, '_record', killed)
+    patch.setattr(step_log.StepLog, '_record', killed)
     with pytest.raises(_Killed):
       _train(given(config, steps=8), tmp_path / 'run')
   lines = _train(given(config, steps=2), tmp_path / 'run')

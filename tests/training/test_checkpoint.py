@@ -22,6 +22,8 @@ from lm.config import resolve as config_lib
 from lm.runtime import sharding, signals
 from lm.training import checkpoint, optimizer, step
 
+RULES = models.FAMILIES['transformer'].rules
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -351,6 +353,40 @@ def test_other_slots_than_those_saved_are_noticed(tmp_path, opened):
       opened(tmp_path, writes=False).restore_params(wanted)
 
 
+def test_a_position_table_of_another_length_is_refused(
+  config, tmp_path, opened, caplog
+):
+  """Older encoder-decoders have one; it is no damage."""
+  config.objective.name = 'prefix'
+  config.model.architecture = 'encoder_decoder'
+  config.model.position = 'learned'
+  config = config_lib.resolve(config)
+  model = models.make(config, objectives.make(config))
+  place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  params = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+    jax.eval_shape(model.init, jax.random.PRNGKey(0)),
+  )
+  abstract = dataclasses.replace(_abstract(), params=params)
+  state = dataclasses.replace(
+    _state(3), params=jax.tree.map(lambda x: jnp.zeros(x.shape), params)
+  )
+  table = state.params['trunk']['embeddings']['position']
+  table['embedding'] = table['embedding'][:18]
+  checkpoints = opened(tmp_path)
+  checkpoints.save(state, _progress(3), {})
+  checkpoints.wait()
+  for restore in (checkpoints.restore_latest, checkpoints.restore_params):
+    with pytest.raises(errors.UserError) as caught:
+      restore(abstract)
+    message = str(caught.value)
+    assert '3 has 18 learned positions' in message
+    assert "model.position='learned' needs data.sequence_length=32" in message
+    assert '\n' not in message
+  assert not [r for r in caplog.records if 'damaged' in r.getMessage()]
+  assert not (tmp_path / 'damaged').exists()
+
+
 def test_a_reader_passes_over_what_the_trainer_removes(
   two_steps, tmp_path, opened
 ):
@@ -456,7 +492,7 @@ def test_moves_between_meshes_bit_identically(config, tmp_path, opened):
     count, shape = meshes[name]
     config.mesh.update(shape)
     mesh = sharding.make_mesh(config, jax.devices()[:count])
-    return step.abstract_state(model, transform, mesh)
+    return step.abstract_state(model, transform, mesh, RULES.sharding)
 
   rng = np.random.default_rng(0)
   first = state = jax.tree.map(
@@ -499,7 +535,9 @@ def test_every_optimizer_comes_back_bit_identically(
   def abstract(shape):
     config.mesh.update(shape)
     mesh = sharding.make_mesh(config)
-    return step.abstract_state(model, transform, mesh, average=True)
+    return step.abstract_state(
+      model, transform, mesh, RULES.sharding, average=True
+    )
 
   rng = np.random.default_rng(0)
   state = jax.tree.map(

@@ -12,7 +12,7 @@ from experiments import base
 from lm import models, objectives, types as lm_types
 from lm.config import check, resolve as config_lib
 from lm.data import packing
-from lm.models import readout
+from lm.models import readout, transformer
 from lm.training import flops
 
 SHAPES = {
@@ -152,24 +152,22 @@ def test_the_convention_does_not_depend_on_what_is_predicted():
 
 
 def small(**changes):
-  """The config of the docstring's examples, and an objective of their room."""
+  """The config of the docstring's examples, and an objective for it."""
   config = ml_collections.ConfigDict(resolved(**changes))
   config.model.update(
     width=4, num_heads=2, head_size=2, num_kv_heads=1, mlp_width=8, num_layers=1
   )
   config.data.update(vocab_size=10, batch_size=5)
-  room = lm_types.Size(tokens=3)
+  capacity = lm_types.Size(tokens=3)
   if config.model.architecture == 'encoder_decoder':
-    room = lm_types.Size(tokens=3, encoder_tokens=5)
+    capacity = lm_types.Size(tokens=3, encoder_tokens=5)
     config.model.num_encoder_layers = 1
-  return config, dataclasses.replace(objectives.make(config), capacity=room)
+  return config, dataclasses.replace(objectives.make(config), capacity=capacity)
 
 
 def test_the_examples_of_the_docstring():
   config, objective = small()
-  count = flops.FAMILIES['transformer']
-  work = flops.CONVENTIONS['square'](objective)
-  one = count(config, objective.capacity, work)
+  one = transformer.flops(config, objective, 'square')
   parts = {'projections': 288, 'attention': 144, 'mlp': 576, 'readout': 240}
   assert one == parts
   assert flops.forward(config, objective) == 5 * (288 + 144 + 576 + 240)
@@ -177,8 +175,7 @@ def test_the_examples_of_the_docstring():
   assert step == 3 * flops.forward(config, objective)
   sides = {'objective.name': 'prefix', 'model.architecture': 'encoder_decoder'}
   config, objective = small(**sides)
-  work = flops.CONVENTIONS['square'](objective)
-  two = count(config, objective.capacity, work)
+  two = transformer.flops(config, objective, 'square')
   more = {name: two[name] - one[name] for name in one}
   assert more == {
     'projections': 480 + 352,
@@ -195,10 +192,6 @@ def test_what_runs_twice_or_in_a_loop_counts_once():
   assert flops.train_step(other, objectives.make(other)) == flops.train_step(
     plain, objectives.make(plain)
   )
-
-
-def test_every_family_has_a_formula():
-  assert flops.FAMILIES.keys() == models.FAMILIES.keys()
 
 
 @pytest.mark.parametrize(

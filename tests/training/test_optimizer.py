@@ -15,6 +15,8 @@ from lm.config import resolve as config_lib
 from lm.runtime import parameter_rules
 from lm.training import optimizer
 
+RULES = models.FAMILIES['transformer'].rules
+
 
 def schedule(config, **changes):
   for name, value in changes.items():
@@ -135,7 +137,7 @@ def test_decay_is_for_matrices_alone(config, model):
   params = jax.eval_shape(
     models.make(config, objectives.make(config)).init, jax.random.PRNGKey(0)
   )
-  mask = parameter_rules.tree_match(optimizer.DECAY, params)
+  mask = parameter_rules.tree_match(RULES.decay, params)
   decayed = {
     parameter_rules.path_name(path): value
     for path, value in jax.tree_util.tree_leaves_with_path(mask)
@@ -147,9 +149,7 @@ def test_decay_is_for_matrices_alone(config, model):
 
 def test_a_path_without_a_rule_is_an_error():
   with pytest.raises(ValueError, match=r'no rule matches .*trunk/new'):
-    parameter_rules.tree_match(
-      optimizer.DECAY, {'trunk': {'new': jnp.zeros(1)}}
-    )
+    parameter_rules.tree_match(RULES.decay, {'trunk': {'new': jnp.zeros(1)}})
 
 
 def test_the_first_rule_that_matches_wins():
@@ -383,7 +383,7 @@ def _adafactor_by_hand(x, gradients, *, decay, epsilon=1e-30):
 def test_adafactor_is_the_published_update_of_each_matrix(config):
   config = _full_config(config, 'adafactor')
   for name, (before, gradients, after) in _steps(config).items():
-    decay = 0.2 if parameter_rules.match(optimizer.DECAY, name) else 0.0
+    decay = 0.2 if parameter_rules.match(RULES.decay, name) else 0.0
     for x, *given, y in zip(
       *(_layers(name, x) for x in (before, *gradients, after)), strict=True
     ):
@@ -399,6 +399,6 @@ def test_adafactor_keeps_a_row_and_a_column_of_each_matrix(config):
   matrices = sum(
     x.size
     for path, x in jax.tree_util.tree_leaves_with_path(params)
-    if parameter_rules.match(optimizer.DECAY, parameter_rules.path_name(path))
+    if parameter_rules.match(RULES.decay, parameter_rules.path_name(path))
   )
   assert sum(x.size for x in jax.tree.leaves(slots)) < matrices / 5

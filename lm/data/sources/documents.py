@@ -1,4 +1,4 @@
-"""Documents, and what is skipped instead."""
+"""Documents, and records of what is skipped."""
 
 import dataclasses
 import io
@@ -12,33 +12,35 @@ from lm.data.sources import streams
 
 DOCUMENT_BYTES = 1 << 20
 ERRORS = ('stop', 'skip')
-# Of a line, a field of a table, an HTML page: more than this is no document
-# but, for instance, a quote that nothing closes.
+# Maximum size of a line, a field of a table or an HTML page. A longer one is no
+# document but, for instance, an unclosed quote.
 RECORD_BYTES = 1 << 26
 
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-  """A text; `split` is None where the source fixes none.
+  """A text, or a pair of texts.
 
-  is_page: whether it is what a reader of an HTML page sees, so that markup
-  that is left in it is text. target: of a pair, whose source is `text`; None:
-  it is no pair.
+  split: 'train', 'validation' or 'test'; None if the source fixes none.
+  is_page: whether it is the text that a reader of an HTML page sees, in which
+    any markup that is left is text.
+  target: target of a pair, whose source is `text`; None if it is no pair.
   """
 
   name: str
   text: str
-  split: str | None = None  # 'train', 'validation', 'test' or None.
+  split: str | None = None
   is_page: bool = False
   target: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Skipped:
-  """What would have been a document, and why it is none.
+  """A part of a source that is no document, and why.
 
-  reason: short, the same for all that were skipped for it. size: in bytes of
-  UTF-8, 0 where it is not known. detail: where it was and what is wrong.
+  reason: short, the same for all that were skipped for it.
+  size: bytes of UTF-8, 0 if unknown.
+  detail: where it was and what is wrong with it.
   """
 
   name: str
@@ -52,7 +54,7 @@ Results = Iterator[Document | Skipped]
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """Fields of `config.data`; `field` is the one that names the files."""
+  """Fields of `config.data`; `field` names the one that gives the path."""
 
   text_column: str = 'text'
   target_column: str | None = None
@@ -63,7 +65,7 @@ class Options:
 
   @property
   def columns(self) -> dict[str, str]:
-    """What a line or a row must have: 'text' and perhaps 'target' -> column."""
+    """Columns of a line or a row, by side: 'text', and 'target' of pairs."""
     if self.target_column is None:
       return {'text': self.text_column}
     return {'text': self.text_column, 'target': self.target_column}
@@ -88,7 +90,7 @@ def pair(name: str, source: str, target: str) -> Document | Skipped:
 
 
 def blank_side(source: str, target: str) -> str | None:
-  """Why two texts are no pair; None: they are one."""
+  """The reason why two texts are no pair; None if they are one."""
   blank = [not side or side.isspace() for side in (source, target)]
   if all(blank):
     return 'empty'
@@ -104,7 +106,7 @@ def file_name(path: pathlib.PurePath) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class File:
-  """A file to read as documents; `bad` alone knows what `data.errors` asks."""
+  """A file to read as documents; `bad` alone applies `data.errors`."""
 
   path: pathlib.Path
   name: str
@@ -113,7 +115,7 @@ class File:
   def bad(
     self, name: str, reason: str, detail: str, mend: str, size: int = 0
   ) -> Skipped:
-    """What is skipped, or else the one line that ends everything."""
+    """Reports a mistake: returns Skipped, or raises UserError for `stop`."""
     if self.options.errors == 'stop':
       raise errors.UserError(
         f'{self.options.field}: {detail}; {mend}, or pass over all such with '
@@ -124,9 +126,12 @@ class File:
   def undecodable(
     self, name: str, line: int, size: int, byte: int | None = None
   ) -> Skipped:
-    """For text that is not in `data.encoding`; the file's line, UTF-8's byte.
+    """Reports text that is not in `data.encoding`, see `bad`.
 
-    Of a file in another encoding only the transcoded bytes were counted.
+    Args:
+      line: number of the line in the file.
+      byte: offset in the file; not reported for encodings other than UTF-8, of
+        which only transcoded bytes are counted.
     """
     if not streams.is_utf8(self.options.encoding):
       kind, at = self.options.encoding, ''
@@ -141,12 +146,12 @@ class File:
     return self.bad(name, f'not {kind}', detail, mend, size)
 
   def too_long(self, name: str, line: int, what: str) -> Skipped:
-    """For what is longer than `RECORD_BYTES`."""
+    """Reports what is longer than `RECORD_BYTES`, see `bad`."""
     detail = f'{self.path}:{line} begins {what} of over {RECORD_BYTES} bytes'
     return self.bad(name, 'too long', detail, 'cut it into several')
 
   def record(self, name: str, sides: Sequence[str]) -> Results:
-    """What a line or a row holds: a text, or a pair, which is never cut.
+    """The documents of a line or a row: texts, or a pair, which is never cut.
 
     Raises:
       UnicodeEncodeError: for a lone surrogate.
@@ -157,7 +162,7 @@ class File:
       yield pair(name, *sides)
 
   def whole(self, name: str, text: str) -> Results:
-    """A text, or its parts where it is longer than `document_bytes`.
+    """A text, or its parts if it is longer than `document_bytes`.
 
     Raises:
       UnicodeEncodeError: for a lone surrogate.
@@ -171,7 +176,7 @@ class File:
 
 
 def number(name: str, parts: Iterator[bytes]) -> Iterator[tuple[str, bytes]]:
-  """Names the only part `name`, several `name#0`, `name#1`, ..."""
+  """Names a single part `name`, several parts `name#0`, `name#1`, ..."""
   first, second = next(parts, b''), next(parts, None)
   if second is None:
     yield name, first
@@ -183,7 +188,7 @@ def number(name: str, parts: Iterator[bytes]) -> Iterator[tuple[str, bytes]]:
 
 
 def cut(stream: BinaryIO, limit: int, head: bytes = b'') -> Iterator[bytes]:
-  """Consecutive parts of at most `limit` bytes; joined, `head` and the stream.
+  """Consecutive parts, of at most `limit` bytes, of `head` and the stream.
 
   A part ends at the last line end in its second half, or else at the last blank
   or tab there, or else at the last line end, blank or tab of all, or else
@@ -199,7 +204,7 @@ def cut(stream: BinaryIO, limit: int, head: bytes = b'') -> Iterator[bytes]:
 
 
 def _read(stream: BinaryIO, size: int) -> bytes:
-  """Up to `size` bytes, which a stream asked for all makes room for at once."""
+  """Up to `size` bytes, in steps: a stream allocates all that is requested."""
   parts = []
   while part := stream.read(min(size, DOCUMENT_BYTES)):
     parts.append(part)
@@ -208,7 +213,7 @@ def _read(stream: BinaryIO, size: int) -> bytes:
 
 
 def _end(data: bytes, limit: int) -> int:
-  """Where to cut data that is longer than `limit`."""
+  """The byte at which to cut data that is longer than `limit`."""
   for least in (limit // 2, 0):
     for marks in ((b'\n',), (b' ', b'\t')):
       end = max(data.rfind(mark, least, limit) for mark in marks) + 1

@@ -1,8 +1,8 @@
 """Readers of single files: text, JSON lines, HTML, and those of `tables`.
 
 A reader yields documents in the order of the file and holds one at a time, or
-one batch of rows. What is wrong with a file, a line or a row ends everything in
-one line, or is skipped and counted: `data.errors` chooses.
+one batch of rows. A mistake in a file, a line or a row ends the preparation
+with a message of one line, or is skipped and counted, as `data.errors` says.
 """
 
 import codecs
@@ -20,7 +20,7 @@ from lm.data.text import markup
 
 
 def format_of(path: pathlib.Path) -> str | None:
-  """The suffix in FORMATS that tells how a file is read; None: not at all."""
+  """The suffix in FORMATS by which a file is read; None if there is none."""
   stem = path.stem if streams.compression(path) else path.name
   suffix = pathlib.PurePath(stem).suffix.lower()
   return suffix if suffix in FORMATS else None
@@ -29,22 +29,22 @@ def format_of(path: pathlib.Path) -> str | None:
 def read(
   path: pathlib.Path, name: str, options: documents.Options
 ) -> documents.Results:
-  """The documents of a file that `format_of` knows.
+  """Yields the documents of a file of a known format, see `format_of`.
 
-  A text or a page is called `name`, what a line or row holds `name:NUMBER` (of
-  a table's row its first line, as in an editor). Texts of more than
-  `options.document_bytes` are cut, at line ends where there are any, into
-  NAME#0, NAME#1, ...
+  A text or a page is named `name`, a document in a line or row `name:NUMBER`
+  (for a row of a table, its first line, as in an editor). Texts of more than
+  `options.document_bytes` are cut, if possible at line ends, into NAME#0,
+  NAME#1, ...
 
   Raises:
-    UserError: with `options.errors` 'stop', for what cannot be read; it names
-      the file and the line.
+    UserError: something cannot be read, with `options.errors` 'stop'; the
+      message names the file and the line.
   """
   file = documents.File(path, name, options)
   suffix = format_of(path)
-  if options.target_column is not None and suffix not in OF_PAIRS:
-    detail = f'{path} holds no pairs, of which data.target_column names a side'
-    mend = f'give {", ".join(OF_PAIRS)}, leave data.target_column out'
+  if options.target_column is not None and suffix not in PAIR_FORMATS:
+    detail = f'{path} holds no pairs, but data.target_column asks for them'
+    mend = f'give {", ".join(PAIR_FORMATS)}, leave data.target_column out'
     yield file.bad(name, 'no pairs', detail, mend)
     return
   try:
@@ -169,11 +169,11 @@ def _html(file: documents.File) -> documents.Results:
 def page_encoding(data: bytes, default: str) -> str:
   """The codec of an HTML page's bytes.
 
-  A byte order mark tells it. Without one, bytes beyond ASCII that form UTF-8
-  are UTF-8: many pages declare what they are not, and bytes of another encoding
-  hardly ever form it. Else it is what the page declares in its first 1,024
-  bytes, by the labels of the WHATWG encoding standard (section 4.2), and
-  `default` where it declares nothing.
+  A byte order mark determines it. Without one, bytes beyond ASCII that form
+  UTF-8 are UTF-8: many pages declare a wrong encoding, and bytes of another
+  encoding hardly ever form UTF-8. Otherwise it is the encoding that the page
+  declares in its first 1,024 bytes, by the labels of the WHATWG encoding
+  standard (section 4.2), or `default` if it declares none.
   """
   for mark, encoding in _BYTE_ORDER_MARKS.items():
     if data.startswith(mark):
@@ -197,8 +197,8 @@ _DECLARED = re.compile(
   rb'([a-z0-9_:.-]+)',
   re.IGNORECASE,
 )
-# Pages hold more than Python's codec of the name: the WHATWG's decoders. What
-# declares itself UTF-16 in ASCII is not.
+# Pages use supersets of the codecs that Python has by these names, as the
+# WHATWG's decoders do. A page that declares UTF-16 in ASCII is not UTF-16.
 _SUPERSETS = {
   'gbk': 'gb18030',
   'big5': 'big5hkscs',
@@ -217,7 +217,7 @@ def _is_utf8(data: bytes) -> bool:
   return True
 
 
-# Suffix -> reader, of plain and of packed files.
+# Suffix -> reader of the files, which can be compressed.
 FORMATS = {
   '.txt': _plain,
   '.md': _plain,
@@ -228,5 +228,5 @@ FORMATS = {
   '.html': _html,
   '.htm': _html,
 }
-# Those whose lines or rows can be pairs.
-OF_PAIRS = ('.jsonl', '.csv', '.tsv', '.parquet')
+# Formats whose lines or rows can be pairs.
+PAIR_FORMATS = ('.jsonl', '.csv', '.tsv', '.parquet')

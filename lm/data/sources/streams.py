@@ -1,4 +1,4 @@
-"""Files as streams of UTF-8: unpacked, and transcoded, a little at a time."""
+"""Files as streams of UTF-8, unpacked and transcoded chunk by chunk."""
 
 import codecs
 import contextlib
@@ -14,17 +14,18 @@ import zstandard
 from lm import errors
 
 _CHUNK_BYTES = 1 << 16
-# All that so many bytes unpack to is in memory at once: 128 KiB for each 20 of
-# them, where a text repeats itself.
+# Size of the compressed chunks that are unpacked at a time. All that a chunk
+# unpacks to is in memory at once: 128 KiB for each 20 bytes of repetitive text.
 _ZSTD_CHUNK_BYTES = 1 << 8
-# What `zstd --long=31` needs; 128 MiB unless told.
+# Window that `zstd --long=31` needs; the default is 128 MiB.
 _ZSTD_WINDOW_BYTES = 1 << 31
 
 
 class StreamError(Exception):
   """A file that cannot be read to its end.
 
-  reason: short, the same for all such files. The text goes on from the path.
+  reason: short, the same for all such files.
+  text: the rest of a sentence that begins with the path.
   """
 
   def __init__(self, reason: str, text: str):
@@ -48,7 +49,7 @@ def check_encoding(encoding: str):
   try:
     data = 'text'.encode(encoding)
     codecs.getincrementaldecoder(encoding)(_MARK).decode(data, True)
-  except (LookupError, ValueError):  # Of which UnicodeError is one.
+  except (LookupError, ValueError):  # UnicodeError is a ValueError.
     raise errors.UserError(
       f"unknown data.encoding='{encoding}'; give a text codec of Python, such "
       f'as utf-8, gb18030, big5, utf-16'
@@ -57,10 +58,10 @@ def check_encoding(encoding: str):
 
 @contextlib.contextmanager
 def open_bytes(path: pathlib.Path) -> Iterator[BinaryIO]:
-  """A file's bytes, unpacked where its name ends in .gz or .zst.
+  """A file's bytes, unpacked if its name ends in .gz or .zst.
 
-  Reading raises `StreamError` where they cannot be unpacked. What is packed is
-  read forwards only.
+  Reading raises `StreamError` where they cannot be unpacked. A compressed file
+  can only be read forwards.
   """
   with open(path, 'rb') as file:
     suffix = compression(path)
@@ -75,8 +76,8 @@ def open_bytes(path: pathlib.Path) -> Iterator[BinaryIO]:
 def open_utf8(path: pathlib.Path, encoding: str) -> Iterator[BinaryIO]:
   """The bytes of `open_bytes` in UTF-8.
 
-  What `encoding` cannot decode becomes bytes FF, which no UTF-8 has: whoever
-  decodes a part of the stream finds the mistake in it.
+  Bytes that `encoding` cannot decode become bytes FF, which UTF-8 never has, so
+  that decoding this part of the stream fails at them.
   """
   with open_bytes(path) as file:
     if is_utf8(encoding):
@@ -87,7 +88,7 @@ def open_utf8(path: pathlib.Path, encoding: str) -> Iterator[BinaryIO]:
 
 
 def _gunzip(file: BinaryIO) -> Iterator[bytes]:
-  """Every member of a gzip file."""
+  """Unpacks every member of a gzip file."""
   size, line = 0, 1
   try:
     with gzip.GzipFile(fileobj=file) as members:
@@ -100,7 +101,7 @@ def _gunzip(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _unzstd(file: BinaryIO) -> Iterator[bytes]:
-  """Every frame of a Zstandard file."""
+  """Unpacks every frame of a Zstandard file."""
   size, line = 0, 1
   context = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
   frame = None
@@ -119,11 +120,11 @@ def _unzstd(file: BinaryIO) -> Iterator[bytes]:
   except zstandard.ZstdError as error:
     said = errors.one_line(error).removeprefix('zstd decompress error: ')
     raise _broken('zstd', size, line, said) from error
-  if frame:  # zstandard's own reader takes a file cut short for a whole one.
+  if frame:  # zstandard's own reader accepts a truncated file.
     raise _broken('zstd', size, line, 'the file ends within a frame')
 
 
-# Suffix -> chunks of what a file that ends in it holds.
+# Suffix -> generator of the unpacked chunks of such a file.
 COMPRESSIONS = {'.gz': _gunzip, '.zst': _unzstd}
 
 
@@ -154,7 +155,7 @@ def _transcode(file: BinaryIO, encoding: str) -> Iterator[bytes]:
     data = file.read(_CHUNK_BYTES)
     try:
       text = decoder.decode(data, not data)
-    except UnicodeError as error:  # UTF-16 and UTF-32 without a mark.
+    except UnicodeError as error:  # UTF-16, UTF-32 without a BOM.
       said = f'is not {encoding} ({errors.one_line(error)})'
       raise StreamError(f'not {encoding}', said) from error
     yield text.encode('utf-8', _MARK)

@@ -1,6 +1,7 @@
 """Readers of tables: .csv, .tsv and .parquet.
 
-One column is text; of a table of pairs, one is sources and one targets.
+One column holds the text; in a table of pairs, one holds the sources and one
+the targets.
 """
 
 import contextlib
@@ -15,17 +16,17 @@ from lm import errors
 from lm.data.sources import documents, streams
 
 _BATCH_BYTES = 1 << 22
-# A value may stand for many in the file, and is many here.
+# Limits memory when the file stores a value once for many rows.
 _BATCH_ROWS = 1 << 10
 
 
 def delimited(file: documents.File, delimiter: str) -> documents.Results:
   """Rows below a header, quoted as in RFC 4180 (sections 2.5 to 2.7)."""
-  # Of the process, and 128 KiB unless it is set.
+  # A limit of the whole process; the default is 128 KiB.
   csv.field_size_limit(documents.RECORD_BYTES)
   with (
     streams.open_utf8(file.path, file.options.encoding) as stream,
-    # What is no UTF-8 becomes lone surrogates, and is found when encoded.
+    # Invalid UTF-8 becomes lone surrogates, which encoding then rejects.
     io.TextIOWrapper(stream, 'utf-8-sig', 'surrogateescape', '\n') as text,
   ):
     rows = csv.reader(_lines(text), delimiter=delimiter, strict=True)
@@ -51,7 +52,7 @@ def delimited(file: documents.File, delimiter: str) -> documents.Results:
           return
       elif len(row) != len(header):
         yield _ragged(file, name, line, row, header)
-      elif row == header:  # Of a table that was joined to this one.
+      elif row == header:  # The header of an appended table.
         yield documents.Skipped(name, 'repeated header')
       else:
         try:
@@ -88,7 +89,7 @@ def _misquoted(
 def _columns(
   file: documents.File, header: list[str], line: int
 ) -> list[int] | documents.Skipped:
-  """The index of each column that is read."""
+  """The indices of the columns to read."""
   columns = file.options.columns
   for side, column in columns.items():
     if header.count(column) == 1:
@@ -115,7 +116,7 @@ def _no_column(
 
 
 def listed(names: Iterable[str]) -> str:
-  """The first twenty, quoted, and their first forty characters."""
+  """The first twenty names, quoted, with at most forty characters each."""
   names = [repr(name[:40]) for name in names]
   return ', '.join(names[:20] + ['...'] * (len(names) > 20)) or 'none'
 
@@ -149,7 +150,7 @@ def _undecodable(
 
 def parquet(file: documents.File) -> documents.Results:
   """Rows of a Parquet file, numbered from 1; no other columns are read."""
-  # Here, since it takes a quarter of a second and few need it.
+  # Imported here: it takes a quarter of a second, and few runs need it.
   import pyarrow
   from pyarrow import parquet as pq
 
@@ -174,7 +175,7 @@ def parquet(file: documents.File) -> documents.Results:
         columns=list(file.options.columns.values()),
         use_threads=False,
       ):
-        # Not as strings: that they are UTF-8 was not checked.
+        # As bytes: nothing has checked yet that the strings are UTF-8.
         values = [
           batch.column(column).cast(pyarrow.large_binary()).to_pylist()
           for column in file.options.columns.values()
@@ -217,7 +218,7 @@ def _parquet_mistake(file: documents.File, schema) -> documents.Skipped | None:
 
 
 def _batch_rows(file: documents.File, metadata) -> int:
-  """So many rows as hold about `_BATCH_BYTES` of text."""
+  """Number of rows that hold about `_BATCH_BYTES` of text."""
   size = 0
   for group in range(metadata.num_row_groups):
     row_group = metadata.row_group(group)

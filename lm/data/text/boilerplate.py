@@ -1,6 +1,6 @@
 """Lines that web pages put around their text."""
 
-# Of C4 (Raffel et al. 2020, section 2.2): a line with one of them.
+# C4 drops lines with one of these (Raffel et al. 2020, section 2.2).
 _POLICIES = (
   'terms of use',
   'privacy policy',
@@ -9,7 +9,7 @@ _POLICIES = (
   'use of cookies',
   'use cookies',
 )
-# C4 takes every line with the word; these keep pages about programming whole.
+# C4 drops every line with the word; these leave pages about programming whole.
 _JAVASCRIPT = (
   'enable javascript',
   'javascript is disabled',
@@ -17,7 +17,7 @@ _JAVASCRIPT = (
   'javascript must be enabled',
   'requires javascript',
 )
-# Of the same kind.
+# Further notices.
 _NOTICES = (
   'all rights reserved',
   'accept all cookies',
@@ -40,10 +40,11 @@ _CHINESE = (
   '隐私政策',
   '使用条款',
 )
-# A longer line is a paragraph about these things; characters.
+# Maximum lengths of dropped lines, in characters: a longer one is a paragraph
+# about these things.
 LONGEST = 200
 LONGEST_CHINESE = 40
-# Phrase -> the longest line that goes for it.
+# Phrase -> maximum length of the lines that are dropped for it.
 PHRASES = {
   **dict.fromkeys(_POLICIES + _JAVASCRIPT + _NOTICES, LONGEST),
   **dict.fromkeys(_CHINESE, LONGEST_CHINESE),
@@ -53,12 +54,12 @@ _PLACEHOLDERS = ('lorem ipsum', 'Lorem ipsum', 'Lorem Ipsum', 'LOREM IPSUM')
 
 
 def has_placeholder(text: str) -> bool:
-  """Whether a text is a page that waits for its text (C4 drops such pages)."""
+  """Whether a text has placeholder text (C4 drops such pages)."""
   return any(words in text for words in _PLACEHOLDERS)
 
 
 def without_lines(text: str) -> str:
-  """The text without lines that hold a phrase and are short enough for it."""
+  """The text without short lines that contain one of PHRASES."""
   lines = text.split('\n')
   short = '\n'.join([line for line in lines if len(line) <= LONGEST]).lower()
   found = [phrase for phrase in PHRASES if phrase in short]

@@ -5,9 +5,9 @@ import unicodedata
 
 
 def normalize(text: str) -> str:
-  """NFC, line feeds only, and nothing that no one can see.
+  """The text in NFC, with line feeds only, without invisible characters.
 
-  What a script or emoji needs of joiners and zero-width blanks stays.
+  Joiners and zero-width blanks that a script or emoji needs are kept.
   """
   if '\r' in text:
     text = text.replace('\r\n', '\n').replace('\r', '\n')
@@ -26,10 +26,10 @@ def normalize(text: str) -> str:
 
 
 def broken_share(text: str) -> float:
-  """The share of characters that a wrong decoding left.
+  """The share of characters that result from a wrong decoding.
 
   These are U+FFFD, C1 controls, UTF-8 read as Latin-1 or Windows-1252, and
-  what reading U+FFFD and unset memory as GBK gives.
+  what U+FFFD and uninitialized memory become when read as GBK.
   """
   if text.isascii():
     return 0.0
@@ -43,14 +43,14 @@ def broken_share(text: str) -> float:
   return broken / len(text)
 
 
-# A pattern that begins with a set of characters is searched for fast, if the
+# Searching is fast for a pattern that begins with a set of characters, if the
 # set is in the Basic Multilingual Plane.
 _ASCII_CONTROL = re.compile(r'[\x00-\x08\x0b-\x1f\x7f]')
 _LINE_END = re.compile('[\x0b\x0c\x85\u2028\u2029]')
 _C1 = re.compile('[\x80-\x84\x86-\x9f]')
-# What Latin-1 and Windows-1252 show for a leading byte of UTF-8 and for the
-# bytes that follow one. Sound text has some of these pairs, like 'é»', 'ß“' and
-# 'à' with a no-break blank, so that a second look is narrower.
+# Characters that Latin-1 and Windows-1252 show for the bytes that follow a
+# leading byte of UTF-8. Sound text has some of these pairs, like 'é»', 'ß“' and
+# 'à' with a no-break blank, so the second pattern is narrower.
 _FOLLOWING = r'\xa1-\xaa\xac-\xba\xbc-\xbf€‚ƒ„†‡ˆ‰Š‹ŒŽ‘•–—˜™š›œžŸ'
 _MAYBE_MISREAD = re.compile(f'[Â-ï][{_FOLLOWING}\xa0«»’“”…]')
 _MISREAD = re.compile(

@@ -1,10 +1,10 @@
-r"""Cleaning: small pure functions, document -> document or why it is dropped.
+r"""Cleaning: small pure functions, document -> document or Dropped.
 
 Thresholds that users change are fields of `data.cleaning`; those of Gopher's
 tables (Rae et al. 2021, appendix A.1) are constants here. Rules that count
 words do so in scripts that put blanks between them; in the others (Han, kana,
-Thai, ...) they count characters, see `units.py`, since Gopher's word rules by
-themselves would drop every Chinese document.
+Thai, ...) they count characters, see `units.py`, since Gopher's word rules
+alone would drop every Chinese document.
 
 In the docstrings `text -> result` are worked examples under the default fields
 with language='en' and scrub=True.
@@ -29,7 +29,7 @@ from lm.data.text import (
 
 @dataclasses.dataclass(frozen=True)
 class Dropped:
-  """Why a document is dropped: short, and the same for all of a kind."""
+  """The reason to drop a document: short, the same for all of its kind."""
 
   reason: str
 
@@ -40,12 +40,12 @@ html_to_text = markup.html_to_text
 
 
 def make(cfg, names: Sequence[str]) -> list[tuple[str, Rule]]:
-  """The named rules, in the order of `RULES`, ready for other processes.
+  """The named rules, in the order of `RULES`; they can be pickled.
 
   Args:
     cfg: the section `config.data`; reads `language` and `cleaning`.
-    names: rules by name, or several names joined by commas. `language` and
-      `scrub` are left out where the fields that they need are not set.
+    names: names of rules, or several names joined by commas. `language` and
+      `scrub` are left out if the fields that they need are not set.
 
   Raises:
     UserError: for an unknown rule or language.
@@ -75,11 +75,11 @@ def make(cfg, names: Sequence[str]) -> list[tuple[str, Rule]]:
 def clean(
   rules: Sequence[tuple[str, Rule]], text: str
 ) -> tuple[str | Dropped, tuple[str, ...]]:
-  """Applies rules in turn, up to one that drops the document.
+  """Applies rules in turn until one drops the document.
 
   Returns:
-    The text or why it was dropped, and the names of the rules that changed it.
-    A text of which nothing is left is dropped, too.
+    (text or Dropped, names of the rules that changed the text). A text of which
+    nothing is left is dropped, too.
   """
   changed = []
   for name, rule in rules:
@@ -95,7 +95,7 @@ def clean(
 
 
 def normalize_unicode(text: str) -> str | Dropped:
-  r"""One form for what looks the same; nothing that no one can see.
+  r"""Unifies characters that look the same and removes invisible ones.
 
     'cafe\u0301\r\n\x00ok'       -> 'caf\u00e9\nok'
     '全角！\ufeff co\u00adop'     -> '全角！ coop'
@@ -103,11 +103,11 @@ def normalize_unicode(text: str) -> str | Dropped:
     'The caf\ufffd of M\ufffdnchen' -> Dropped('broken encoding')
     'La bÃ©ance est lÃ\xa0'       -> Dropped('broken encoding')
 
-  NFC (Unicode Annex 15), not NFKC, which would make other characters of
-  full-width punctuation. Every line end, form feed included, becomes a line
-  feed. Out go control characters but line feed and tab, byte order marks,
-  noncharacters, lone surrogates, soft hyphens, word joiners; and joiners and
-  zero-width blanks, but where a script or emoji needs them.
+  NFC (Unicode Annex 15), not NFKC, which would replace full-width punctuation.
+  Every line end, form feed included, becomes a line feed. Removed are control
+  characters except line feed and tab, byte order marks, noncharacters, lone
+  surrogates, soft hyphens, word joiners; and joiners and zero-width blanks,
+  except where a script or emoji needs them.
 
   A document is dropped when more than 1 % of its characters are U+FFFD, C1
   controls or UTF-8 read as Latin-1, as Windows-1252 or as GBK.
@@ -118,15 +118,15 @@ def normalize_unicode(text: str) -> str | Dropped:
 
 
 def strip_html(text: str) -> str:
-  r"""A document that is HTML as the text that a reader of the page sees.
+  r"""Replaces HTML by the text that a reader of the page sees.
 
     '<p>Salt &amp; iron.</p>\n<p>Coal.</p>' -> 'Salt & iron.\n\nCoal.'
     'Great film.<br /><br />Go.'            -> 'Great film.\n\nGo.'
     'if a < b > c: print("<b>&amp;")'       -> 'if a < b > c: print("<b>&amp;")'
     '房&#38388;很大'                         -> '房间很大'
 
-  `markup.is_html` tells which. In what is not HTML, only references to letters
-  that are not Latin are decoded.
+  `markup.is_html` decides what is HTML. In other texts, only references to
+  letters that are not Latin are decoded.
   """
   if markup.is_html(text):
     return markup.html_to_text(text)
@@ -134,13 +134,13 @@ def strip_html(text: str) -> str:
 
 
 def normalize_whitespace(text: str) -> str:
-  r"""No blanks at line ends, one empty line at most, none around the text.
+  r"""Removes blanks at line ends, and needless empty lines.
 
     '\n\n  if x:  \n\n\n\n    y()\t\n' -> '  if x:\n\n    y()'
     '　　北京。　\n　　上海　好。'        -> '北京。\n上海　好。'
 
   Blanks at the start of a line and within it are kept, for code and tables.
-  Ideographic blanks at its start are not: they only show a paragraph.
+  Ideographic blanks at its start are removed: they only mark a paragraph.
   """
   text = '\n'.join(map(str.rstrip, text.split('\n')))
   if '\n\n\n' in text:
@@ -151,7 +151,7 @@ def normalize_whitespace(text: str) -> str:
 
 
 def drop_boilerplate(text: str) -> str | Dropped:
-  r"""Without the lines that pages put around their text.
+  r"""Removes the lines that web pages put around their text.
 
     'News.\nThis site uses cookies.\nEnd.' -> 'News.\nEnd.'
     '新闻。\n责任编辑：王五\n版权所有 翻印必究'  -> '新闻。'
@@ -159,9 +159,9 @@ def drop_boilerplate(text: str) -> str | Dropped:
 
   C4 (Raffel et al. 2020, section 2.2) drops pages with "lorem ipsum", lines on
   terms of use, privacy and cookies by six phrases, and every line with the
-  word JavaScript. Here that word alone does not do, so that pages about
-  programming stay whole, and a line of more than 200 characters stays, since
-  it is a paragraph about these things. The Chinese phrases are the
+  word JavaScript. Here that word alone is not enough, so that pages about
+  programming stay whole, and a line of more than 200 characters is kept, since
+  it is a paragraph about these things. The Chinese phrases are their
   counterparts on Chinese pages, in lines of at most 40 characters.
   """
   if boilerplate.has_placeholder(text):
@@ -172,7 +172,7 @@ def drop_boilerplate(text: str) -> str | Dropped:
 def check_length(
   text: str, *, min_words: int, max_words: int, min_characters: int
 ) -> str | Dropped:
-  r"""Neither a scrap nor endless, of words of common length.
+  r"""Drops texts that are too short, too long or of odd word length.
 
     'Too short to learn from.'      -> Dropped('too short')
     'we saw a dog and ' * 9         -> Dropped('too short')
@@ -181,10 +181,11 @@ def check_length(
     '我们今天去北京。' * 12           -> Dropped('too short')
     '我们今天去北京。' * 13           -> '我们今天去北京。' * 13
 
-  Words and their mean length of 3 to 10 characters are Gopher's (Rae et al.
-  2021, appendix A.1.1). Scripts without blanks: characters, at most twice
-  `max_words`, and no mean length. Hangul: from 1.5 characters on, each of which
-  is a syllable of two or three letters.
+  The limits on words and on their mean length, 3 to 10 characters, are Gopher's
+  (Rae et al. 2021, appendix A.1.1). Scripts without blanks are counted in
+  characters, at most twice `max_words`, without a mean length. The mean length
+  of Hangul is at least 1.5 characters, each of which is a syllable of two or
+  three letters.
   """
   view = units.of(text)
   number = view.ids_L.size
@@ -192,11 +193,11 @@ def check_length(
     return Dropped('too short')
   if number > max_words * view.per_word:
     return Dropped('too long')
-  least, most = _MEAN_WORD_LENGTH
+  lower, upper = _MEAN_WORD_LENGTH
   if view.counts.share(('Hangul',)) >= 0.5:
-    least /= 2
+    lower /= 2
   mean = view.characters / max(1, number)
-  if number and not view.unspaced and not least <= mean <= most:
+  if number and not view.unspaced and not lower <= mean <= upper:
     return Dropped('odd word length')
   return text
 
@@ -204,7 +205,7 @@ def check_length(
 def check_symbols(
   text: str, *, max_digits: float, english: bool
 ) -> str | Dropped:
-  r"""Sentences rather than menus, lists, teasers and tables of figures.
+  r"""Drops menus, lists, teasers and tables of figures.
 
     'the end of # it # '                 -> Dropped('too many symbols')
     '- one the of\n- two to be\n'        -> Dropped('too many bullets')
@@ -216,14 +217,14 @@ def check_symbols(
     '北京……上海……'                        -> Dropped('too many symbols')
 
   Gopher (Rae et al. 2021, appendix A.1.1): at most 0.1 hash signs or ellipses
-  a word, 90 % of lines with a bullet, 30 % that end in an ellipsis (a single
-  line is no share); at least 80 % of words with a letter and, of English, two
-  of its eight stop words. NeMo Curator's NumbersFilter: at most 15 % digits
+  a word, 90 % of lines with a bullet, 30 % that end in an ellipsis (one such
+  line is always allowed); at least 80 % of words with a letter and, in English,
+  two of its eight stop words. NeMo Curator's NumbersFilter: at most 15 % digits
   (`max_digits`), here of the characters that are not blank.
 
-  Scripts without blanks: half as many words as characters, twice as many
-  digits, since other words take fewer characters, and at least 60 % of
-  characters that are letters.
+  In scripts without blanks two characters count as a word, twice as many digits
+  are allowed, since other words need fewer characters, and at least 60 % of
+  characters must be letters.
   """
   view = units.of(text)
   if not view.characters:
@@ -252,7 +253,7 @@ def check_symbols(
 
 
 def check_repetition(text: str) -> str | Dropped:
-  r"""Little that the document has said before.
+  r"""Drops documents that repeat themselves.
 
     'one\ntwo\none\ntwo'                         -> Dropped('repeated lines')
     'a b\nc d e f g h\n\na b\nc d e f g h\n\ni j k l m n o p q\nr s t u v w' \
@@ -262,14 +263,14 @@ def check_repetition(text: str) -> str | Dropped:
       -> 'no word of this occurs twice in all of it'
     '好好学习天天向上吧' * 3  -> Dropped('repeated phrases')
 
-  Gopher (Rae et al. 2021, table A1): the share of lines, and of paragraphs,
-  that occurred before (0.30), of characters in them (0.20), in the most
-  frequent 2-, 3- and 4-gram (0.20, 0.18, 0.16), and in 5- to 10-grams that
+  Gopher (Rae et al. 2021, table A1) limits the share of lines, and of
+  paragraphs, that occurred before (0.30), of characters in them (0.20), in the
+  most frequent 2-, 3- and 4-gram (0.20, 0.18, 0.16), and in 5- to 10-grams that
   occurred before (0.15 down to 0.10). First occurrences do not count.
 
-  Scripts without blanks: n-grams of 2n characters. Of the 2,776 People's Daily
-  articles of January 1998 with 100 characters or more, the limits on 5- to
-  10-grams find 10 % with n characters and 1 % with 2n.
+  In scripts without blanks an n-gram has 2n characters. Of the 2,776 People's
+  Daily articles of January 1998 with 100 characters or more, the limits on 5-
+  to 10-grams find 10 % with n characters and 1 % with 2n.
   """
   view = units.of(text)
   for name, parts in (
@@ -295,7 +296,7 @@ def check_repetition(text: str) -> str | Dropped:
 
 
 def check_language(text: str, *, language: str, share: float) -> str | Dropped:
-  r"""Written in the language, or in the script, that is asked for.
+  r"""Drops documents that are not in the given language or script.
 
     'We the people'                   -> 'We the people'
     'Мы, народ'                       -> Dropped('another language')
@@ -303,8 +304,8 @@ def check_language(text: str, *, language: str, share: float) -> str | Dropped:
     'beschlossen, das im nächsten Jahr für alle Kinder gelten soll, wenn ' \
     'die Regierung es nicht noch ändert.' -> Dropped('another language')
 
-  `scripts.is_language` tells how languages are told apart. Of a script, at
-  least `share` of all letters are asked for.
+  See `scripts.is_language` for how languages are recognized. At least a share
+  of `share` of all letters must be of the language's scripts, or of the script.
   """
   if language in scripts.SCRIPTS:
     fits = units.of(text).counts.share((language,)) >= share
@@ -314,7 +315,7 @@ def check_language(text: str, *, language: str, share: float) -> str | Dropped:
 
 
 def scrub(text: str) -> str:
-  r"""Placeholders for e-mail addresses, telephone numbers, IP addresses.
+  r"""Masks e-mail addresses, telephone numbers and IP addresses.
 
     'Ask jo.doe@example.org or (212) 555-0123.' -> 'Ask <email> or <phone>.'
     '电话13812345678，或010-62345678'            -> '电话<phone>，或<phone>'
@@ -325,7 +326,7 @@ def scrub(text: str) -> str:
   return personal.scrub(text)
 
 
-# In the order in which they run: later ones judge what earlier ones left.
+# In the order in which they run: later rules judge the result of earlier ones.
 RULES: dict[str, Callable] = {
   'unicode': lambda cfg: normalize_unicode,
   'html': lambda cfg: strip_html,
@@ -349,17 +350,17 @@ RULES: dict[str, Callable] = {
   'scrub': lambda cfg: scrub,
 }
 
-# Those that judge no document: all that there is for the sides of a pair.
+# The only rules for the sides of a pair: they judge neither length nor content.
 OF_PAIRS = ('unicode', 'html', 'whitespace', 'scrub')
 
-# What rules read of `data.cleaning`.
+# Fields of `data.cleaning` that rules read.
 FIELDS = {
   'length': ('min_words', 'max_words', 'min_characters'),
   'symbols': ('max_digits',),
   'language': ('language_share',),
 }
 
-# Of characters.
+# Maximum share of broken characters.
 _BROKEN = 0.01
 
 # Rae et al. 2021, appendix A.1.1.
@@ -371,11 +372,12 @@ _WORDS_WITH_LETTERS = 0.8
 _STOP_WORDS = frozenset(
   ('the', 'be', 'to', 'of', 'and', 'that', 'have', 'with')
 )
-# Of characters, where a fifth of Chinese is punctuation.
+# Minimum share of characters that are letters; a fifth of Chinese is
+# punctuation.
 _LETTERS_UNSPACED = 0.6
 _BULLETS = (*'•‣⁃◦●○▪▫■□▶◆◇·', '- ', '* ', '+ ', '– ')
 
-# Rae et al. 2021, table A1: n -> the largest share of characters.
+# Rae et al. 2021, table A1: n -> maximum share of characters.
 _TOP_NGRAMS = {2: 0.20, 3: 0.18, 4: 0.16}
 _REPEATED_NGRAMS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 _REPEATED_PARTS, _REPEATED_PART_CHARACTERS = 0.30, 0.20

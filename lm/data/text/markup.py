@@ -1,12 +1,12 @@
-"""HTML to text, and which texts are HTML at all."""
+"""Detection of HTML, and its conversion to text."""
 
 import html
 import re
 
 from resiliparse.extract import html2text
 
-# Menus and what is not shown. Everything else stays: what guesses at the main
-# content takes lists of links for menus, wherever they stand.
+# Menus and hidden elements. Everything else is kept: extractors that guess the
+# main content mistake lists of links for menus, wherever they stand.
 _SKIPPED = (
   'nav',
   '[role=navigation]',
@@ -28,9 +28,9 @@ _TAG = re.compile(
   r'(?:\s*+=\s*+(?:"[^"<>]*+"|\'[^\'<>]*+\'|[^\s"\'<>=]++))?)*+\s*+/?>'
 )
 _IN_QUOTES = re.compile(r"""["'`]</?[A-Za-z]|>["'`]""")
-# A page, whatever stands before the first of these.
+# The beginning of a page, after an XML declaration and comments.
 _PAGE = re.compile(
-  # Atomic: comments without a page after them would be cut in all ways.
+  # Atomic, else comments without a page after them are split in all ways.
   r'\s*+(?:<\?xml[^>]*>\s*+)?(?:(?><!--.*?-->)\s*+)*+'
   r'<(?:!doctype\s+html|html|head|body)\b[^>]*>',
   re.IGNORECASE | re.DOTALL,
@@ -40,13 +40,13 @@ _SURROGATE = re.compile('[\ud800-\udfff]')
 
 
 def is_html(text: str) -> bool:
-  """Whether a text is markup, and not one that mentions some.
+  """Whether a text is HTML rather than a text that mentions some.
 
-  A page begins with <!doctype html>, <html>, <head> or <body>. A part of one
-  has at least two tags, nine tenths of all that looks like a tag is known to
-  HTML, half of its lines that are not blank have some, and fewer than half of
-  the tags touch quotes. Source code with tags in strings, Markdown with a few,
-  'a < b > c' and other XML fail one.
+  A page begins with <!doctype html>, <html>, <head> or <body>. A part of a page
+  has at least two tags; nine tenths of its tags are known to HTML, half of its
+  lines that are not blank have one, and fewer than half of the tags touch
+  quotes. Source code with tags in strings, Markdown with a few, 'a < b > c' and
+  other XML fail one of these conditions.
   """
   if '<' not in text or '>' not in text:
     return False
@@ -81,7 +81,7 @@ def html_to_text(page: str) -> str:
   (resiliparse, Bevendorff et al. 2018).
   """
   if not page.isascii():
-    # No UTF-8, so no HTML either.
+    # UTF-8 has no lone surrogates, so HTML has none either.
     page = _SURROGATE.sub('\ufffd', page)
   text = html2text.extract_plain_text(
     page,
@@ -89,15 +89,15 @@ def html_to_text(page: str) -> str:
     alt_texts=False,
     skip_elements=_SKIPPED,
   )
-  # In HTML they are layout.
+  # In HTML no-break blanks are layout.
   return text.replace('\xa0', ' ').strip('\n')
 
 
 def decode_letters(text: str) -> str:
-  """A text that is no HTML, with '&#25105;' as the letter that it stands for.
+  """Decodes references to letters, like '&#25105;', in a text that is no HTML.
 
-  Forms and old programs write so what their encoding lacks. Other references,
-  to Latin letters or to signs, are left: they are what source code mentions.
+  Forms and old programs write letters that their encoding lacks in this way.
+  References to Latin letters or to signs are kept: source code mentions them.
   """
   return _REFERENCE.sub(_letter, text) if '&#' in text else text
 

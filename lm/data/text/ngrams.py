@@ -1,7 +1,7 @@
-"""How much of a text is repeated n-grams, over arrays of unit numbers.
+"""Shares of a text in repeated n-grams, from arrays of unit numbers.
 
-A unit is a word or a character. n-grams are told apart by 64-bit hashes that
-depend on nothing but the units, so that results are the same everywhere.
+A unit is a word or a character. n-grams are compared by 64-bit hashes that
+depend on the units alone, so that results are the same everywhere.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ def top_shares(
   sizes: Sequence[int],
   least: float = 0.0,
 ) -> dict[int, float]:
-  """By n, the share of characters that the most frequent n-gram takes.
+  """The share of characters in the most frequent n-gram, by n.
 
     words    a rose is a rose is it      n = 2
     top      'rose is', twice, 6 characters each time, of 16
@@ -28,13 +28,13 @@ def top_shares(
       numbers.
     lengths_L: characters of each unit.
     sizes: the n, ascending.
-    least: an n whose share is surely no more than this is left out, which is
-      much cheaper: no n-gram is more frequent than a shorter one in it.
+    least: an n whose share cannot exceed this is left out, which is much
+      cheaper: no n-gram is more frequent than a shorter one in it.
 
   Returns:
     Characters of the n-gram times its occurrences, which may overlap, over all
-    characters; 0 where no n-gram occurs twice. Of several that are as frequent
-    the longest is taken.
+    characters; 0 if no n-gram occurs twice. Of several equally frequent ones
+    the longest counts.
   """
   shares = {}
   if not ids_L.size:
@@ -42,21 +42,21 @@ def top_shares(
   total, mixed_L = int(lengths_L.sum()), _mix(ids_L)
   # Numbers of characters may be large, those of words are dense.
   dense = int(ids_L.max()) < 4 * ids_L.size
-  most = int(np.bincount(ids_L).max()) if dense else ids_L.size
+  highest = int(np.bincount(ids_L).max()) if dense else ids_L.size
   for n in sizes:
     if ids_L.size < n:
       break
     window_lengths = _window_lengths(lengths_L, n)
-    if most * int(window_lengths.max()) <= least * total:
+    if highest * int(window_lengths.max()) <= least * total:
       continue
     keys, shift = _sorted_keys(hashes(mixed_L, n))
     grams = keys >> shift
     firsts = np.flatnonzero(np.concatenate([[True], grams[1:] != grams[:-1]]))
     counts = np.diff(firsts, append=keys.size)
-    most = int(counts.max())
-    positions = _positions(keys[firsts[counts == most]], shift)
+    highest = int(counts.max())
+    positions = _positions(keys[firsts[counts == highest]], shift)
     longest = int(window_lengths[positions].max())
-    shares[n] = most * longest / total if most > 1 else 0.0
+    shares[n] = highest * longest / total if highest > 1 else 0.0
   return shares
 
 
@@ -66,9 +66,9 @@ def repeated_shares(
   sizes: Sequence[int],
   least: float = 0.0,
 ) -> dict[int, float]:
-  """By n, the share of characters inside n-grams that occurred before.
+  """The share of characters inside n-grams that occurred before, by n.
 
-  Characters in several of them count once, first occurrences do not count.
+  Characters in several of them count once; first occurrences do not count.
 
     words    a rose is a rose is it      n = 2
     before             ^^^^^^^^^         'a rose', 'rose is'
@@ -79,7 +79,8 @@ def repeated_shares(
     lengths_L: characters of each unit.
     sizes: the n, ascending. The share falls with n, since a repeated n-gram
       consists of repeated shorter ones.
-    least: after the first share that is no more than this come no others.
+    least: larger n are left out after the first share that is no more than
+      this.
   """
   shares = {}
   total, mixed_L = int(lengths_L.sum()), _mix(ids_L)
@@ -98,7 +99,7 @@ def repeated_shares(
     shares[n] = int(lengths_L[inside].sum()) / total
     if shares[n] <= least:
       break
-    # Only what is repeated at n can be at more than n.
+    # Only what is repeated at n can be repeated at a larger n.
     either = np.zeros(keys.size, bool)
     either[1:] |= again
     either[:-1] |= again
@@ -115,7 +116,7 @@ def _window_lengths(lengths_L: np.ndarray, n: int) -> np.ndarray:
 
 
 def _mix(ids_L: np.ndarray) -> np.ndarray:
-  """SplitMix64: equal stays equal, all else is scattered."""
+  """SplitMix64 of each number: equal ones stay equal, others are scattered."""
   x = (ids_L.astype(np.uint64) + np.uint64(1)) * _MULTIPLIER
   x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
   x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -123,7 +124,7 @@ def _mix(ids_L: np.ndarray) -> np.ndarray:
 
 
 def hashes(mixed_L: np.ndarray, n: int) -> np.ndarray:
-  """A uint64 for the n-gram that begins at each unit.
+  """The hash, uint64, of the n-gram that begins at each unit.
 
   Args:
     mixed_L: uint64, a hash of each unit.
@@ -139,10 +140,10 @@ def hashes(mixed_L: np.ndarray, n: int) -> np.ndarray:
 def _sorted_keys(
   hashes: np.ndarray, positions: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.uint64]:
-  """Hashes with their positions in the low bits, sorted, and how many bits.
+  """Sorted hashes with positions in the low bits, and the number of these bits.
 
-  One plain sort brings equal n-grams together and keeps them in order. The
-  position takes 20 bits of a million units; two of their n-grams are then
+  One plain sort brings equal n-grams together and keeps them in order. For a
+  million units the position needs 20 bits; two of their n-grams are then
   mistaken for each other with a chance of 3 %, which moves no share.
   """
   if positions is None:

@@ -1,8 +1,8 @@
 """Placeholders for e-mail addresses, telephone numbers and IP addresses.
 
-These three kinds are what Dolma masks, by regular expressions, too (Soldaini
-et al. 2024). The patterns here are narrower: what could as well be a version,
-a date, a price or an ISBN stays.
+Dolma masks the same three kinds, by regular expressions, too (Soldaini et al.
+2024). The patterns here are narrower: what could as well be a version, a date,
+a price or an ISBN is kept.
 """
 
 import ipaddress
@@ -15,7 +15,7 @@ _WORD = r'A-Za-z0-9_'
 _EMAIL = re.compile(
   rf'(?<![{_WORD}.%+-])[A-Za-z0-9][A-Za-z0-9._%+-]*+@'
   r'(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+[A-Za-z]{2,24}'
-  rf'(?![{_WORD}(@-])'  # no call: `a@b.reshape(2)`
+  rf'(?![{_WORD}(@-])'  # not a call: `a@b.reshape(2)`
 )
 _PHONE = re.compile(
   rf'(?<![{_WORD}.+/=#-])(?:'
@@ -24,7 +24,7 @@ _PHONE = re.compile(
   # China: mobile 138 1234 5678, landline 010-62345678.
   r'|(?:\+?86[ -]?)?1[3-9]\d(?:\d{8}|[ -]\d{4}[ -]\d{4})'
   r'|(?:\(0\d{2,3}\) ?|0\d{2,3}-)\d{7,8}'
-  # Elsewhere with the country: +44 20 7946 0958, +493012345678.
+  # Elsewhere with a country code: +44 20 7946 0958, +493012345678.
   r'|\+[1-9]\d{0,2}(?:[ -]?\(?\d{1,4}\)?){2,6}'
   rf')(?![{_WORD}-]|[.,/]\d)',
   re.ASCII,
@@ -45,7 +45,7 @@ _VERSION_BEFORE = re.compile(
 
 
 def scrub(text: str) -> str:
-  """Puts placeholders for what could reach a person or a machine of theirs."""
+  """Replaces what could reach a person, or their machine, by placeholders."""
   if '@' in text:
     text = _EMAIL.sub(EMAIL, text)
   if _MAYBE_NUMBER.search(text):
@@ -56,7 +56,7 @@ def scrub(text: str) -> str:
 
 
 def _scrub_numbers(line: str) -> str:
-  # The patterns that look behind are slow on what has no such number.
+  # The patterns that look behind are slow on lines without such numbers.
   if not _MAYBE_NUMBER.search(line):
     return line
   return _IPV4.sub(_ipv4, _PHONE.sub(_phone, line))
@@ -71,7 +71,7 @@ def _phone(match: re.Match) -> str:
 
 
 def _ipv4(match: re.Match) -> str:
-  """Public addresses; 7.1.4.34 and `version 12.20.30.40` are none."""
+  """Replaces public addresses; 7.1.4.34 and `version 12.20.30.40` stay."""
   found = match[0]
   if sum(len(part) > 1 for part in found.split('.')) < 2:
     return found
@@ -82,7 +82,7 @@ def _ipv4(match: re.Match) -> str:
 
 
 def _ipv6(match: re.Match) -> str:
-  """Public addresses; slices, times and `std::map` are none."""
+  """Replaces public addresses; slices, times and `std::map` stay."""
   found = match[0]
   groups = [group for group in found.split(':') if group]
   written = len(groups) >= 3 and max(map(len, groups)) >= 3

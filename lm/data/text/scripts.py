@@ -1,4 +1,4 @@
-"""Which scripts and which language a text is written in."""
+"""Recognition of the scripts and the language that a text is written in."""
 
 import dataclasses
 import functools
@@ -42,7 +42,7 @@ SCRIPTS = {
   'Han': r'\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff'
   r'\U00020000-\U0003ffff',
 }
-# Those that put no blank between words.
+# Scripts that put no blank between words.
 UNSPACED = ('Thai', 'Lao', 'Tibetan', 'Myanmar', 'Khmer', 'Kana', 'Han')
 
 _NOT_LATIN = {
@@ -89,7 +89,7 @@ class Counts:
   blanks: int
 
   def share(self, scripts) -> float:
-    """The share of all letters that are of some scripts; 0 without letters."""
+    """The share of letters that belong to `scripts`; 0 without letters."""
     total = sum(self.letters.values())
     return sum(self.letters[s] for s in scripts) / total if total else 0.0
 
@@ -138,14 +138,14 @@ def _kinds() -> np.ndarray:
 
 
 def is_language(text: str, code: str, least: float) -> bool:
-  """Whether a text is written in a language, as far as can be told.
+  """Whether a text appears to be written in a language.
 
   At least a share of `least` of its letters must be of the language's scripts,
   and its profile of letters must be the nearest of 101 languages', or nearly
-  (resiliparse, Bevendorff et al. 2018). Nearly, because siblings are as near:
+  (resiliparse, Bevendorff et al. 2018). Nearly, since related ones are as near:
   of 200 characters of the Declaration of Human Rights in 36 languages the
   nearest is the right one for 95 %, and the right one within 5 % for 99.6 %;
-  a wrong one is within 5 % in 0.7 % of the pairs. Shorter texts get 10 %.
+  a wrong one is within 5 % in 0.7 % of the pairs. For shorter texts it is 10 %.
   """
   letters = count(text)
   if letters.share(LANGUAGES[code]) < least:
@@ -160,5 +160,5 @@ def is_language(text: str, code: str, least: float) -> bool:
   return ranks[code] <= nearly * min(ranks.values())
 
 
-# Below, the detector prefers languages with many speakers.
+# In shorter texts, the detector prefers languages with many speakers.
 _LONG_ENOUGH = 150

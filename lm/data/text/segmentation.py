@@ -1,4 +1,4 @@
-"""What a word is in Chinese, which puts no blanks between words.
+"""Words in Chinese, which puts no blanks between them.
 
 `characters`: each Han character is a word. `segmented`: words are those of a
 segmenter, as in whole word masking for Chinese (Cui et al. 2021, section 3.1);
@@ -22,7 +22,7 @@ Segmenter = Callable[[str], list[str]]
 
 
 def describe(kind: str) -> str:
-  """What words depend on, with the segmenter's version.
+  """Everything that words depend on: the kind and the segmenter's version.
 
   Raises:
     UserError: its package is not installed.
@@ -39,13 +39,13 @@ def describe(kind: str) -> str:
 
 
 def make(kind: str) -> Segmenter | None:
-  """The segmenter of one of WORDS; None: each character is a word.
+  """The segmenter for one of WORDS; None if each character is a word.
 
     '使用语言模型来预测下一个词的' -> ['使用', '语言', '模型', '来', '预测', \
       '下', '一个', '词', '的']
 
   Raises:
-    UserError: as `describe`.
+    UserError: its package is not installed.
   """
   describe(kind)
   return None if kind == 'characters' else _jieba()
@@ -53,15 +53,15 @@ def make(kind: str) -> Segmenter | None:
 
 @functools.cache
 def _jieba() -> Segmenter:
-  """Loads the dictionary, which takes half a second, once a process."""
+  """Loads the dictionary, which takes half a second, once per process."""
   with warnings.catch_warnings():
-    # Its patterns have invalid escapes, and it imports pkg_resources.
+    # Python warns of invalid escapes in jieba and of its pkg_resources.
     warnings.simplefilter('ignore')
     import jieba
 
     tokenizer = jieba.Tokenizer()
-    # As its `initialize` does, but for what that says on stderr, and for the
-    # file in the folder of temporary files that it writes and would trust.
+    # Like `initialize`, but without its lines on stderr and without the cache
+    # in the folder of temporary files, which it would trust.
     tokenizer.FREQ, tokenizer.total = tokenizer.gen_pfdict(
       tokenizer.get_dict_file()
     )

@@ -1,8 +1,8 @@
-"""What rules of cleaning count: words, or characters where no blank parts them.
+"""The units that cleaning rules count: words, or characters without blanks.
 
-Scripts without blanks between words (Han, kana, Thai, ...) are counted by
-characters that are not blank, two for a word: the words of the People's Daily
-of January 1998, segmented by hand, have 1.76 without punctuation.
+Scripts without blanks between words (Han, kana, Thai, ...) are counted in
+characters that are not blank, two per word: without punctuation, the words of
+the People's Daily of January 1998, segmented by hand, have 1.76 on average.
 """
 
 import collections
@@ -18,7 +18,7 @@ CHARACTERS_PER_WORD = 2
 
 
 class Units:
-  """Units and lines of a text, each worked out when it is first asked for."""
+  """Units and lines of a text, each computed at its first use."""
 
   def __init__(self, text: str):
     self._text = text
@@ -35,7 +35,7 @@ class Units:
 
   @property
   def per_word(self) -> int:
-    """Units that stand for a word."""
+    """Number of units that count as a word."""
     return CHARACTERS_PER_WORD if self.unspaced else 1
 
   @functools.cached_property
@@ -57,12 +57,12 @@ class Units:
 
   @property
   def distinct_words(self) -> list[str]:
-    """Words, each once; where units are words, `ids_L` are places in it."""
+    """Words, each once; if units are words, `ids_L` are indices into it."""
     return self._words[0]
 
   @functools.cached_property
   def ids_L(self) -> np.ndarray:
-    """Units in order; equal ones have equal numbers."""
+    """Numbers of the units, in order; equal units have equal numbers."""
     if not self.unspaced:
       return self._words[1]
     text = ''.join(self._text.split())
@@ -78,7 +78,7 @@ class Units:
     return np.fromiter(lengths, np.int64, len(self.distinct_words))[self.ids_L]
 
   def letter_share(self) -> float:
-    """The share of words that have a letter, or of characters that are one."""
+    """The share of words with a letter, or of characters that are letters."""
     if self.unspaced:
       return sum(self.counts.letters.values()) / self.characters
     have = [w.isalpha() or bool(_LETTER.search(w)) for w in self.distinct_words]
@@ -90,5 +90,5 @@ _LETTER = re.compile(r'[^\W\d_]')
 
 @functools.lru_cache(maxsize=1)
 def of(text: str) -> Units:
-  """The units of a text; rules that follow each other share them."""
+  """The units of a text; consecutive rules share them."""
   return Units(text)

@@ -1,4 +1,4 @@
-"""Where words begin, in any script: the units of whole-word masking."""
+"""Boundaries of words in any script, for whole-word masking."""
 
 import functools
 import itertools
@@ -39,7 +39,7 @@ def word_index(
   byte_starts: np.ndarray,
   segment: segmentation.Segmenter | None = None,
 ) -> np.ndarray:
-  """The word that each token belongs to, counted from 0.
+  """The index of the word that each token belongs to.
 
   Runs of letters, digits, marks and underscores are words, and so are runs of
   punctuation and runs of line ends; blanks belong to the word after them; an
@@ -52,8 +52,8 @@ def word_index(
     byte_starts  [0 1 3 4 6 8 9 10 11 12 13]
     returns      [0 0 1 1 1 2 3  4  4  4  5]
 
-  With a segmenter, runs of Han are the words that it finds in them, and all
-  else is as without (after Cui et al. 2021, table 1):
+  With a segmenter, runs of Han are split into the words that it finds; all else
+  is as without (after Cui et al. 2021, table 1):
 
     text         '下一个词的 probability。'
     without      '下' '一' '个' '词' '的' ' probability' '。'
@@ -92,7 +92,7 @@ def code_points(text: str) -> np.ndarray:
 def classes(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """The class of each code point, and whether it extends the one before.
 
-  A mark takes the class of what it is set on; at the start, a letter's.
+  A mark has the class of the character that it is on; at the start, a letter's.
   """
   kinds = _class_table()[codes]
   extends = kinds == EXTEND
@@ -116,7 +116,7 @@ def _is_start(codes: np.ndarray) -> np.ndarray:
 
 def _segment_han(codes: np.ndarray, starts: np.ndarray, segment):
   """Moves the starts within runs of Han to those of the segmenter's words."""
-  # A mark stays with what it is set on, and is no character of a run.
+  # A mark stays with its character, and is itself no character of a run.
   _, extends = classes(codes)
   places = np.flatnonzero(~extends)
   for run in _HAN.finditer(codes[places].tobytes().decode('utf-32-le')):
@@ -131,7 +131,7 @@ _HAN = re.compile(f'[{scripts.SCRIPTS["Han"]}]+')
 
 @functools.cache
 def _class_table() -> np.ndarray:
-  """The class of every code point, by Python's own Unicode tables."""
+  """The class of every code point, by Python's Unicode tables."""
   every = ''.join(map(chr, range(0x110000)))
   table = np.full(len(every), OTHER, np.uint8)
   for kind, pattern in _CLASSES:

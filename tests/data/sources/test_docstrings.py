@@ -1,4 +1,4 @@
-"""Pairs of docstrings and code: the worked example, and what is none."""
+"""Pairs of docstrings and code: the worked example, and what is no pair."""
 
 import textwrap
 

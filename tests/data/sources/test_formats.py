@@ -1,4 +1,4 @@
-"""Readers give every text exactly, and tell every mistake with its line."""
+"""Readers yield every text exactly, and report every mistake with its line."""
 
 import csv
 import errno
@@ -22,7 +22,7 @@ NAMES = ['.txt', '.md', '.jsonl', '.csv', '.tsv', '.parquet', '.html', '.htm']
 
 
 def pack(suffix, data, parts=1):
-  """Packed, as so many members or frames."""
+  """Compresses data into `parts` members or frames."""
   compress = {
     '': bytes,
     '.gz': gzip.compress,

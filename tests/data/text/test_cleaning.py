@@ -141,7 +141,7 @@ def test_rules_travel_to_processes_that_never_import_jax():
   assert done.stdout.decode().strip() == "Mail <email>. ('scrub',) False"
 
 
-def test_cleaning_tells_which_rules_changed_the_text():
+def test_cleaning_returns_which_rules_changed_the_text():
   names = ('unicode', 'html', 'whitespace', 'boilerplate', 'length')
   rules = cleaning.make(settings(min_words=1), names)
   assert cleaning.clean(rules, 'some words') == ('some words', ())
@@ -243,7 +243,7 @@ def test_a_paragraph_about_terms_of_use_is_no_boilerplate():
 
 
 def words_of(count, length=5):
-  """So many different words of one length."""
+  """`count` different words of one length."""
   pairs = itertools.product('abcdefgh', repeat=2)
   return ' '.join(
     ''.join(pair).rjust(length, 'g') for pair in itertools.islice(pairs, count)

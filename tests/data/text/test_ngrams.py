@@ -1,4 +1,4 @@
-"""Shares of repeated n-grams: as a slow and plain count has them."""
+"""Shares of repeated n-grams agree with a slow, plain count."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from lm.data.text import ngrams, units
 
 
 def slow_top_share(ids, lengths, n):
-  """As `ngrams.top_shares`, for one n and by dictionaries."""
+  """`ngrams.top_shares` for one n, by dictionaries."""
   found = {}
   for i in range(len(ids) - n + 1):
     found.setdefault(tuple(ids[i : i + n]), []).append(sum(lengths[i : i + n]))
@@ -17,7 +17,7 @@ def slow_top_share(ids, lengths, n):
 
 
 def slow_repeated_share(ids, lengths, n):
-  """As `ngrams.repeated_shares`, for one n and by sets."""
+  """`ngrams.repeated_shares` for one n, by sets."""
   seen, inside = set(), set()
   for i in range(len(ids) - n + 1):
     gram = tuple(ids[i : i + n])

@@ -1,4 +1,4 @@
-"""Scrubbing: what reaches a person goes, other numbers stay."""
+"""Scrubbing: contact data are replaced, other numbers are kept."""
 
 import pytest
 

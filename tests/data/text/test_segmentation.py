@@ -67,7 +67,7 @@ def test_segments_are_characters_without_a_segmenter():
   assert split(text, None) == expected == words.split(text)
 
 
-def test_a_missing_segmenter_is_told_in_one_line(monkeypatch):
+def test_a_missing_segmenter_is_reported_in_one_line(monkeypatch):
   find = importlib.util.find_spec
   monkeypatch.setattr(
     importlib.util,
@@ -172,7 +172,7 @@ def test_prepared_words_are_those_of_the_option(tmp_path):
   segment = segmentation.make('segmented')
   assert word_counts(segmented) == {t: len(segment(t)) for t in TEXTS}
   assert segmented.hash != characters.hash
-  # In processes of their own, too.
+  # Worker processes find the same words.
   others = prepare_texts(corpus, tmp_path / 'c', words='segmented', processes=1)
   assert word_counts(others) == word_counts(segmented)
   with pytest.raises(errors.UserError, match='other text or settings'):
