@@ -59,9 +59,7 @@ def run(workdir: pathlib.Path, overrides: Mapping[str, Any]):
     UserError: the folder holds no run, there is no text, or it has another
       encoding.
   """
-  check.overrides(
-    overrides, _READS, '--mode=evaluate with --config.data.path'
-  )
+  check.overrides(overrides, _READS, '--mode=evaluate with --config.data.path')
   config_lib.load(workdir)  # Reports its mistakes before those of the text.
   path = overrides['data.path']
   size, found = _open(overrides)
