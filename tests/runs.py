@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import conftest
 import jax
 import ml_collections
 import numpy as np
@@ -133,7 +134,10 @@ class Launcher:
       **os.environ,
       **self.environment,
       'JAX_COMPILATION_CACHE_DIR': self.compiled,
-      'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+      'XLA_FLAGS': (
+        f'--xla_force_host_platform_device_count={devices} '
+        f'{conftest.QUICKLY_COMPILED}'
+      ),
     }
     if hold_at is not None:
       path = held(workdir, process)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import QUICKLY_COMPILED, ROOT
 
 _FORKS = """
 import json, os, runpy, signal, sys, traceback
@@ -57,7 +57,7 @@ def run(tmp_path_factory, compilation_cache):
   """run(*flags, stdin=b'', cwd=None) -> exit code, stdout, stderr."""
   folder = tmp_path_factory.mktemp('forks')
   environment = {**os.environ, 'JAX_COMPILATION_CACHE_DIR': compilation_cache}
-  del environment['XLA_FLAGS']  # one device
+  environment['XLA_FLAGS'] = QUICKLY_COMPILED  # one device
   server = subprocess.Popen(
     [sys.executable, '-c', _FORKS, str(ROOT)],
     stdin=subprocess.PIPE,
@@ -544,7 +544,7 @@ def test_any_folder_will_do_to_start_from(run, tiny, tmp_path):
 
 def test_a_reader_that_leaves_ends_it_quietly(workdir, compilation_cache):
   environment = {**os.environ, 'JAX_COMPILATION_CACHE_DIR': compilation_cache}
-  del environment['XLA_FLAGS']
+  environment['XLA_FLAGS'] = QUICKLY_COMPILED
   process = subprocess.Popen(
     [sys.executable, 'run.py', '--mode=generate', f'--workdir={workdir}'],
     cwd=ROOT,

@@ -71,7 +71,7 @@ def make_objective(name, capacity=None, **changes):
       'attention': attention,
       'scorer': name,
       'continuation': continuation,
-      'continued': continued,
+      'scored_at_once': continued,
       **changes,
     }
   )

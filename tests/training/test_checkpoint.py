@@ -434,9 +434,9 @@ def test_a_flipped_bit_of_any_leaf_changes_the_digest():
 
 _KILLED_SAVE = """
 import os, signal, sys, pathlib
-sys.path[:0] = [{root!r}, {tests!r}]
+sys.path[:0] = [{root!r}, {tests!r}, {tests!r} + '/training']
 import test_checkpoint
-from lm import checkpoint
+from lm.training import checkpoint
 
 workdir = pathlib.Path({workdir!r})
 checkpoints = checkpoint.Checkpoints(workdir, keep=2, writes=True)
