@@ -4,17 +4,19 @@ python run.py                                  the quick start
 python run.py --config=experiments/NAME.py[:variant] --workdir=DIR
     [--mode=MODE] [--config.field=value ...]
 
+python run.py --help=SECTION                   the fields of a section
+
 Modes:
-  train      prepare the data, train or go on training, evaluate, report
+  train      prepare the data, train or continue training, evaluate, report
   evaluate   a run folder to figures; with --config.data.path=FILE any text,
-             each token's surprise as JSON lines
+             each token's bits as JSON lines
   generate   a run folder and --prompt, or prompts on stdin, to text
   show       what the objective makes of real text, of a run folder's or of a
              config's data; also as WORKDIR/show.html
   prepare    only the data
   benchmark  time the config's train step, input and decoding; JSON at the end
 
-Several processes make one run as Slurm, Open MPI or a TPU pod start them, or
+Several processes form one run as Slurm, Open MPI or a TPU pod start them, or
 each by hand with
     --coordinator_address=HOST:PORT --num_processes=N --process_id=I
 """
@@ -26,6 +28,7 @@ import pathlib
 import re
 import shlex
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 
@@ -39,13 +42,13 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments import base
-from lm.config import resolve as config_lib
+from lm.config import check, resolve as config_lib
 from lm import benchmark, errors, evaluate, generate, show, evaluate_text, train
 from lm.runtime import hosts, signals
 from lm.data import prepare
+from lm.report import reference
 
-# A path of the user's that is not as it should be, wherever it is met.
+# Errors of a path that the user gave, wherever they are met.
 _UNUSABLE = (
   *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG),
   *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
@@ -59,11 +62,11 @@ def _is_config(argument: str) -> bool:
   return bool(re.match(r'--?config(=|$)', argument))
 
 
-# Asked before `parse_flags` puts the default there.
+# Read before `parse_flags` inserts the default.
 _CONFIG_GIVEN = any(map(_is_config, sys.argv))
 
-# No default here: it would be loaded at this line, where a misspelt field ends
-# in a traceback. `parse_flags` fills it in.
+# Without a default: it would be loaded here, where a misspelt field ends in a
+# traceback. `parse_flags` inserts it.
 _CONFIG = config_flags.DEFINE_config_file(
   'config',
   None,
@@ -75,16 +78,23 @@ _WORKDIR = flags.DEFINE_string(
 )
 _MODE = flags.DEFINE_string('mode', 'train', 'What to do, see above.')
 _PROMPT = flags.DEFINE_string(
-  'prompt', None, 'What --mode=generate reads; default: lines of stdin.'
+  'prompt', None, 'Prompt of --mode=generate; default: the lines of stdin.'
 )
 _COORDINATOR_ADDRESS = flags.DEFINE_string(
-  'coordinator_address', None, 'HOST:PORT of process 0, of several processes.'
+  'coordinator_address',
+  None,
+  'HOST:PORT of process 0, where several processes form a run.',
 )
 _NUM_PROCESSES = flags.DEFINE_integer(
-  'num_processes', None, 'How many processes make this run.'
+  'num_processes', None, 'Number of processes that form this run.'
 )
 _PROCESS_ID = flags.DEFINE_integer(
-  'process_id', None, 'Which of them this is, from 0.'
+  'process_id', None, 'Index of this process, from 0.'
+)
+# The flags of this file; absl has others.
+_FLAGS = (
+  *('config', 'workdir', 'mode', 'prompt'),
+  *('coordinator_address', 'num_processes', 'process_id'),
 )
 
 
@@ -123,7 +133,7 @@ def _generate(workdir: pathlib.Path):
 
 
 def _prompts() -> Iterator[str]:
-  """--prompt, or the lines of stdin as they come."""
+  """Yields --prompt, or the lines of stdin as they come."""
   given = _PROMPT.value is not None
   if given:
     lines = [os.fsencode(_PROMPT.value)]
@@ -188,7 +198,7 @@ MODES = {
 
 
 def main(argv: Sequence[str]):
-  """Runs a mode; mistakes become one line on stderr and exit code 2."""
+  """Runs a mode; a mistake of the user's is one line on stderr, exit code 2."""
   del argv
   try:
     if _MODE.value not in MODES:
@@ -202,7 +212,7 @@ def main(argv: Sequence[str]):
       )
     if not flags.FLAGS['verbosity'].present:
       logging.set_verbosity(logging.WARNING)
-      # Orbax tells much at INFO, and each error in pages before it raises it.
+      # Orbax logs much at INFO, and pages about each error before it raises it.
       logging.get_absl_logger().setLevel('CRITICAL')
     _use_compilation_cache()
     hosts.join(
@@ -217,7 +227,7 @@ def main(argv: Sequence[str]):
   except KeyboardInterrupt:
     hosts.leave(130, f'\nstopped: {_command()}')
   except BrokenPipeError:
-    # The reader of stdout has left, as `head` does.
+    # The reader of stdout has closed it, as `head` does.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     hosts.leave(141)
   except Exception as error:
@@ -236,19 +246,21 @@ def main(argv: Sequence[str]):
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-  """Flags, with every mistake in them told in one line and exit code 2."""
+  """Parses flags; a mistake in them is one line and exit code 2."""
+  if requests := [a for a in argv[1:] if re.match(r'--?help(=|$)', a)]:
+    _help(requests[0].partition('=')[2])
   if not any(map(_is_config, argv)):
-    # Into `sys.argv`, where config_flags looks for overrides.
+    # `argv` is `sys.argv`, where config_flags looks for overrides.
     argv.insert(1, f'--config={_DEFAULT}')
   logging.set_verbosity(logging.ERROR)  # config_flags warns of what fails.
   try:
     rest = flags.FLAGS(argv)
     if _CONFIG.value is None:
       _fail(f'get_config() of --config={_config_file()} returns nothing')
-    _CONFIG.value.get('seed')  # A file that cannot be read says so only now.
+    _CONFIG.value.get('seed')  # A file that cannot be read raises only now.
   except errors.UserError as error:
     _fail(str(error))
-  except Exception as error:  # Of absl, or anything of the config's own code.
+  except Exception as error:  # From absl, or from the config's own code.
     _fail(_explain_unknown(argv) or _explain(error))
   if len(rest) > 1:
     _fail(
@@ -258,12 +270,26 @@ def parse_flags(argv: list[str]) -> list[str]:
   return rest
 
 
+def _help(section: str):
+  """Prints the modes, flags and sections, or the fields of a section; exits."""
+  try:
+    if section:
+      print(reference.describe(section))
+    else:
+      print(f'{__doc__}\nFlags:')
+      for name in _FLAGS:
+        text = f'--{name}: {flags.FLAGS[name].help}'
+        print(textwrap.indent(textwrap.fill(text, 76), '  '))
+      print('\nSections of the config, see --help=SECTION:')
+      print(reference.overview())
+  except errors.UserError as error:
+    _fail(str(error))
+  sys.exit(0)
+
+
 def _explain_unknown(argv: Sequence[str]) -> str:
-  """The field or flag that does not exist, and the nearest that does."""
-  known = ['config', 'workdir', 'mode', 'prompt', 'help']
-  known += ['coordinator_address', 'num_processes', 'process_id']
-  fields = config_lib.flatten(base.get_config().to_dict())
-  known += [f'config.{field}' for field in fields]
+  """Names a field or flag that does not exist, and the nearest that does."""
+  known = [*_FLAGS, 'help', *(f'config.{field}' for field in check.FIELDS)]
   for argument in argv[1:]:
     name = argument.lstrip('-').split('=')[0]
     of_absl = name in flags.FLAGS and not name.startswith('config.')
@@ -273,12 +299,12 @@ def _explain_unknown(argv: Sequence[str]) -> str:
       continue
     near = difflib.get_close_matches(name, known, n=1)
     hint = f'did you mean --{near[0]}? ' if near else ''
-    return f'unknown flag --{name}; {hint}experiments/base.py has all fields'
+    return f'unknown flag --{name}; {hint}--help=SECTION lists the fields'
   return ''
 
 
 def _explain(error: Exception) -> str:
-  """What is wrong with a flag's value or with the config's file."""
+  """Explains what is wrong with a flag's value or with the config's file."""
   # config_flags puts whole tracebacks into some messages.
   lines = str(error).strip().splitlines()
   if isinstance(error, flags.Error) and 'Traceback' not in str(error):
@@ -315,7 +341,12 @@ def _config_file() -> str:
 
 
 def _overrides(*names: str, mend: str = '') -> dict[str, object]:
-  """Fields given as flags; only those, or of those sections, that are named."""
+  """Fields given as flags; raises UserError for one that is not in `names`.
+
+  Args:
+    names: fields, or sections.
+    mend: is added to the message.
+  """
   overrides = _given()
   for field in overrides:
     if field not in names and field.split('.')[0] not in names:
@@ -331,7 +362,7 @@ def _overrides(*names: str, mend: str = '') -> dict[str, object]:
 
 
 def _given() -> dict[str, object]:
-  """'section.field' of each flag --config.section.field, and its value."""
+  """Returns the values of the flags --config.SECTION.FIELD, by field."""
   return flags.FLAGS['config'].override_values
 
 
@@ -341,7 +372,7 @@ def _command() -> str:
 
 
 def _use_compilation_cache():
-  """Compiled programs are kept between runs; JAX's own variables override."""
+  """Keeps compiled programs between runs; JAX's own variables override it."""
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     jax.config.update(
       'jax_compilation_cache_dir', os.path.abspath('runs/.compiled')

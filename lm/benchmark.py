@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from lm import models, objectives
-from lm.config import decoding, resolve as config_lib
+from lm.config import compatible, resolve as config_lib
 from lm.data import packing, pipeline, prepare
 from lm.generation import strategies
 from lm.runtime import hosts, sharding
@@ -39,8 +39,8 @@ def run(config, *, given: Collection[str] | None = None):
   """
   # The time of compilation is measured, so nothing may come from the cache.
   jax.config.update('jax_enable_compilation_cache', False)
-  config = config_lib.resolve(config, given=given)
-  config_lib.check_training(config)
+  config, objective = config_lib.resolve_with_objective(config, given=given)
+  compatible.check_training(config, objective)
   prepared = inputs.find_prepared(
     lambda: prepare.prepare(config.data, report=print)
   )
@@ -151,7 +151,7 @@ def _time_decoding(
   sampled = [
     strategies.STRATEGIES[name]
     for name in program.objective.generates
-    if 'seed' in decoding.READS[name]
+    if 'seed' in strategies.STRATEGIES[name].reads
   ]
   if not sampled:
     return {}

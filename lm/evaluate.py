@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lm import load_run
-from lm.config import resolve as config_lib, unread
+from lm.config import check, compatible
 from lm.data import store
 from lm.evaluation import (
   baselines as baselines_lib,
@@ -30,9 +30,9 @@ def run(workdir: pathlib.Path, overrides: Mapping[str, Any]):
   Raises:
     UserError: the folder holds no run, or an override has no effect.
   """
-  unread.check_overrides(overrides, _READS, '--mode=evaluate')
+  check.overrides(overrides, _READS, '--mode=evaluate')
   run = load_run.load(workdir, overrides)
-  config_lib.check_scoring(run.config)
+  compatible.check_scoring(run.config, run.objective)
   folder = workdir / 'held_out'
   figures = score(run, folder)
   known = baselines_lib.read(folder / 'baselines.json')

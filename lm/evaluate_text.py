@@ -32,7 +32,7 @@ import numpy as np
 
 from experiments import base as base_config
 from lm import errors, evaluate, load_run
-from lm.config import resolve as config_lib, unread
+from lm.config import check, compatible, resolve as config_lib
 from lm.data import sources, tokenizer as tokenizer_lib
 from lm.data.sources import streams
 from lm.evaluation import passages as passages_lib, scoring_methods
@@ -59,15 +59,13 @@ def run(workdir: pathlib.Path, overrides: Mapping[str, Any]):
     UserError: the folder holds no run, there is no text, or it has another
       encoding.
   """
-  unread.check_overrides(
-    overrides, _READS, '--mode=evaluate with --config.data.path'
-  )
+  check.overrides(overrides, _READS, '--mode=evaluate with --config.data.path')
   config_lib.load(workdir)  # Reports its mistakes before those of the text.
   path = overrides['data.path']
   size, found = _open(overrides)
   rest = {k: v for k, v in overrides.items() if k not in FIELDS}
   run = load_run.load(workdir, rest)
-  config_lib.check_scoring(run.config)
+  compatible.check_scoring(run.config, run.objective)
   method = _method(run)
   # On a terminal the lines themselves show the progress.
   shown = hosts.is_first() and not sys.stdout.isatty()

@@ -6,7 +6,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lm import errors, load_run
+from lm import load_run
+from lm.config import check
 from lm.generation import (
   completion,
   prompts as prompts_lib,
@@ -32,16 +33,16 @@ def run(
     workdir: run folder.
     overrides: 'section.field' -> value, overrides the folder's config.
     prompts: prompts; if they are a sequence, overrides that have no effect on
-      any of them are refused.
+      any of them are known to have none.
     one_by_one: completes each prompt before reading the next, as a user at a
       terminal expects; otherwise as many as fill `generate.batch_size` are read
       and decoded together.
 
   Raises:
-    UserError: the folder holds no run, the objective does not accept a prompt,
-      or an override has no effect.
+    UserError: the folder holds no run, or the objective does not accept a
+      prompt.
   """
-  _check_reads(overrides, prompts)
+  overrides = _effective(overrides, prompts)
   completers = strategies.Completers(load_run.load(workdir, overrides))
   at_once = 1 if one_by_one else completers.prompts_at_once
   prompts, before = iter(prompts), 0
@@ -57,29 +58,29 @@ def run(
       before += len(part)
 
 
-def _check_reads(
+def _effective(
   overrides: Mapping[str, Any], prompts: Iterable[str] | Sequence[str]
-):
-  """Raises UserError for overrides without effect, whatever the run.
+) -> dict[str, Any]:
+  """The overrides that can have an effect; prints a warning for the others.
 
   Prompts that are read one after the other are not known beforehand.
   """
-  if 'generate.samples' in overrides:
-    raise errors.UserError(
-      f'generate.samples={overrides["generate.samples"]} is read when training '
-      'ends, not by --mode=generate; omit it, or for several texts per prompt '
-      'give --config.generate.samples_per_prompt'
-    )
-  if not isinstance(prompts, Sequence):
-    return
-  masked = [prompts_lib.mark(prompt) == prompts_lib.MASK for prompt in prompts]
-  for name, needs_masks, what in _PROMPT_FIELDS:
-    field = f'generate.{name}'
-    if field in overrides and needs_masks not in masked:
-      raise errors.UserError(
-        f'{field}={overrides[field]} is not read: it is {what}, and --prompt '
-        f'has {"none" if needs_masks else "masks"}; omit it'
-      )
+  without = {
+    'generate.samples': 'is read when training ends, not by --mode=generate; '
+    'omit it, or for several texts per prompt give '
+    '--config.generate.samples_per_prompt'
+  }
+  if isinstance(prompts, Sequence):
+    masked = [prompts_lib.mark(x) == prompts_lib.MASK for x in prompts]
+    without |= {
+      f'generate.{name}': f'is not read: it is {what}, and --prompt has '
+      f'{"none" if needs_masks else "masks"}; omit it'
+      for name, needs_masks, what in _PROMPT_FIELDS
+      if needs_masks not in masked
+    }
+  for name in [name for name in without if name in overrides]:
+    check.warn(f'{name}={overrides[name]!r} {without[name]}')
+  return {k: v for k, v in overrides.items() if k not in without}
 
 
 # (field that only some prompts read, whether these have masks, its meaning).

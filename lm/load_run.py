@@ -8,7 +8,7 @@ import ml_collections
 
 from experiments import base as base_config
 from lm import models, objectives
-from lm.config import resolve as config_lib
+from lm.config import compatible, resolve as config_lib
 from lm.data import tokenizer as tokenizer_lib
 from lm.runtime import sharding
 from lm.training import checkpoint, loaded, program
@@ -39,9 +39,9 @@ def load(
     section, name = field.split('.')
     config[section][name] = value
   config = config_lib.resolve(config, given=overrides)
-  # Before restoring, where a mesh that does not fit looks like a damaged file.
-  config_lib.check_model(config)
   objective = objectives.make(config, tokenizer)
+  # Before restoring, where a mesh that does not fit looks like a damaged file.
+  compatible.check_model(config, objective)
   mesh = sharding.make_mesh(config)
   model = models.make(config, objective, mesh)
   abstract = program.make(config, objective, model, mesh).abstract

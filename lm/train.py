@@ -19,8 +19,8 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from lm import errors, evaluate, models, objectives
-from lm.config import resolve as config_lib
+from lm import errors, evaluate, models, objectives, types
+from lm.config import compatible, resolve as config_lib
 from lm.data import packing, prepare, tokenizer as tokenizer_lib
 from lm.evaluation import baselines as baselines_lib, validation
 from lm.generation import diversity, samples, strategies
@@ -84,9 +84,12 @@ def _run(
   """See `run`; `asked` is the config before it is resolved."""
   stored = hosts.decide(lambda: _stored_config(workdir))
   resumed = stored is not None
-  config = config_lib.resolve(asked, stored, given=given)
-  config_lib.check_training(config)
-  if _ends_here(workdir, command, asked, config, resumed=resumed):
+  # This objective has no tokenizer yet.
+  config, objective = config_lib.resolve_with_objective(
+    asked, stored, given=given
+  )
+  compatible.check_training(config, objective)
+  if _ends_here(workdir, command, asked, config, objective, resumed=resumed):
     return
 
   prepared = inputs.find_prepared(
@@ -101,11 +104,11 @@ def _run(
   if not budget.is_measured(config):
     asked = _with_step_seconds(asked, program, rows)
     config = config_lib.resolve(asked, stored, given=given)
-    if _ends_here(workdir, command, asked, config, resumed=resumed):
+    if _ends_here(workdir, command, asked, config, objective, resumed=resumed):
       return
     # The schedule is made for the steps that the seconds come to.
     program = program_lib.make(config, objective, model, mesh)
-  if text := budget.describe(config):
+  if text := budget.describe(config, objective):
     print(text)
   baselines = None
   if config.evaluate.baselines and hosts.is_first():
@@ -173,14 +176,20 @@ def _stored_config(workdir: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _ends_here(
-  workdir: pathlib.Path, command: str, asked, config, *, resumed: bool
+  workdir: pathlib.Path,
+  command: str,
+  asked,
+  config,
+  objective: types.Objective,
+  *,
+  resumed: bool,
 ) -> bool:
   """Whether an earlier start met the budget; prints what to do then."""
   finished = hosts.decide(
     lambda: resumed and _is_finished(workdir, config.train.steps)
   )
   if finished and hosts.is_first():
-    _print_finished(workdir, command, asked, config)
+    _print_finished(workdir, command, asked, config, objective)
   return finished
 
 
@@ -190,11 +199,16 @@ def _is_finished(workdir: pathlib.Path, steps: int) -> bool:
   return last.get('split') == 'final' and last['step'] >= steps
 
 
-def _print_finished(workdir: pathlib.Path, command: str, asked, config):
+def _print_finished(
+  workdir: pathlib.Path,
+  command: str,
+  asked,
+  config,
+  objective: types.Objective,
+):
   final = metrics.read(workdir)[-1]
-  more = budget.flags_to_go_on(config, asked, final['step'])
-  # Nothing of the run has been made yet: this objective has no tokenizer.
-  prompt = strategies.example(objectives.make(config))
+  more = budget.flags_to_go_on(config, objective, asked, final['step'])
+  prompt = strategies.example(objective)
   sample = ''
   if prompt is not None:
     sample = (

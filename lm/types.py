@@ -246,6 +246,9 @@ class ObjectiveSpec:
   fields: declarations of its own config section, see `lm/field.py`.
   reads: dotted names of fields of other sections that only some objectives
     read.
+  unread(config, name): why it does not read a field 'objective.SECTION.field',
+    with the mend; None if it reads it. None: it reads its own section.
+  former_name: its name in older run folders.
   check(config): raises UserError unless its fields are consistent with one
     another and with the row.
   """
@@ -257,6 +260,8 @@ class ObjectiveSpec:
   data: str = 'any'
   fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   reads: tuple[str, ...] = ()
+  unread: Callable[[Any, str], str | None] | None = None
+  former_name: str = ''
   check: Callable[[Any], None] = lambda config: None
 
 

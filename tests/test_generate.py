@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import pytest
 from test_passages import causal_row
 
 from lm import errors, generate, models, objectives, types
-from lm.config import decoding, resolve as config_lib
+from lm.config import check, resolve as config_lib
 from lm.data import packing, tokenizer
 from lm.generation import left_to_right, strategies
 from lm.objectives import layout
@@ -44,7 +45,10 @@ def make_run(config, **changes):
 
 
 def _continues(objective) -> bool:
-  return any('max_tokens' in decoding.READS[x] for x in objective.generates)
+  return any(
+    'max_tokens' in strategies.STRATEGIES[name].reads
+    for name in objective.generates
+  )
 
 
 @pytest.fixture
@@ -57,7 +61,7 @@ def with_settings(run, **settings):
   config = ml_collections.ConfigDict(run.config.to_dict())
   config.generate.update(settings)
   given = [f'generate.{name}' for name in settings]
-  decoding.settle(config, run.objective.generates, given)
+  check.settle(config, run.objective.generates, given)
   frozen = ml_collections.FrozenConfigDict(config)
   return dataclasses.replace(run, config=frozen)
 
@@ -253,24 +257,27 @@ def test_two_kinds_of_marks_are_a_mistake(run):
     ('max_tokens', 2, ['A [MASK].'], 'max_tokens=2 is not read: .* without'),
   ],
 )
-def test_a_field_that_no_prompt_reads_is_refused_before_a_run_is_loaded(
-  field, value, prompts, words
+def test_what_has_no_effect_on_a_prompt_is_a_warning(
+  capsys, field, value, prompts, words
 ):
+  """Before anything is loaded; it is then left out."""
   overrides = {f'generate.{field}': value}
   nowhere = pathlib.Path('no/such/run')
 
-  def go(prompts):
-    generate.run(nowhere, overrides, prompts, one_by_one=False)
+  def warning(prompts):
+    check.warn.cache_clear()
+    with pytest.raises(errors.UserError, match='holds no run'):
+      generate.run(nowhere, overrides, prompts, one_by_one=False)
+    return capsys.readouterr().err
 
-  with pytest.raises(errors.UserError, match=words):
-    go(iter(()) if prompts is None else prompts)
+  line = warning(iter(()) if prompts is None else prompts)
+  assert re.search(f'^warning: .*{words}.*; omit it', line)
   if prompts is None:
     return
   # One of several is enough; and of stdin what comes is not known.
   other = {'candidates': 'A [MASK].', 'max_tokens': 'text'}[field]
   for allowed in ([*prompts, other], iter(prompts)):
-    with pytest.raises(errors.UserError, match='holds no run'):
-      go(allowed)
+    assert warning(allowed) == ''
 
 
 def test_the_seed_decides(run):

@@ -173,7 +173,7 @@ CONFIGS = {
     ('--config=plain.py --config.model.dropout=nan', ('model.dropout=nan',)),
     ('--config=plain.py --config.mesh.data=2', ('mesh.data=2', '1 device')),
     ('--config=plain.py --config.objective.masked.rate=0.3', ("'causal'",)),
-    ('--config=plain.py --config.generate.steps=3', ('which reads batch_s',)),
+    ('--help=objective.spna', ('objective.spna', '=objective.span?')),
     ('--config=plain.py --workdir=file', ('file cannot be used',)),
     ('--config=plain.py --workdir=file/below', ('file/below cannot be used',)),
     ('--mode=evaluate --workdir=nowhere', ('nowhere', 'config.json')),
@@ -234,13 +234,36 @@ def test_a_mistake_in_the_data_is_one_line(
   assert (tmp_path / 'one' / 'a.txt').read_bytes() == b'a text'
 
 
-def test_help_lists_the_modes(run):
-  _, out, err = run('--help')
-  assert err == ''
-  for mode in (
+def test_help_lists_modes_flags_and_sections(run):
+  code, out, err = run('--help')
+  assert (code, err) == (0, '')
+  for name in (
     *('train', 'evaluate', 'generate', 'show', 'prepare', 'benchmark'),
+    *('data', 'objective', 'model', 'optimizer', 'mesh'),
   ):
-    assert f'  {mode} ' in out
+    assert f'  {name} ' in out
+  assert '--workdir' in out
+
+
+def test_help_prints_a_section(run):
+  code, out, err = run('--help=objective.span')
+  assert (code, err) == (0, '')
+  assert 'objective.span.noise = ' in out
+
+
+def test_a_setting_of_generate_without_effect_is_a_warning(
+  run, workdir, tmp_path
+):
+  code, out, err = run(
+    *('--mode=generate', '--prompt=A', f'--workdir={workdir}'),
+    *('--config.generate.steps=3', '--config.generate.samples=2'),
+  )
+  lines = err.splitlines()
+  assert code == 0
+  assert out.startswith('A')
+  assert lines[0].startswith('warning: generate.samples=2 is read when train')
+  assert lines[1].startswith('warning: generate.steps=3 is not read by')
+  assert len(lines) == 3  # and the note on the text
 
 
 def test_a_finished_run_says_so_and_changes_nothing(run, tiny, workdir):

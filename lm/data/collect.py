@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from lm import errors, field
 from lm.data import duplicates, sources as sources_lib, tally, workers
 from lm.data.sources import documents
 from lm.data.text import cleaning
@@ -30,6 +31,149 @@ FREE = -1
 # Sizes of the batches that workers clean.
 _BATCH_CHARACTERS = 1 << 19
 _BATCH_DOCUMENTS = 1000
+# Below, documents that have little in common are compared, all with all.
+_LEAST_NEAR = 0.7
+
+
+def default_rules(*, packaged: bool, pairs: bool) -> tuple[str, ...]:
+  """Of packaged text, as its authors want it, only what is asked for."""
+  if pairs:
+    return ('unicode', 'scrub')
+  if packaged:
+    return ('unicode', 'language', 'scrub')
+  return tuple(cleaning.RULES)
+
+
+def _unread_without(*rules: str) -> Callable[[Any, Any], str | None]:
+  """`Field.unread` of what these rules of cleaning read."""
+
+  def why(config, value) -> str | None:
+    del value
+    data, running = config.data, {}
+    for source in sources_lib.names(data):
+      packaged = source in sources_lib.PACKAGED
+      names = data.cleaning.rules
+      if names is None:
+        pairs = data.target_column is not None
+        names = default_rules(packaged=packaged, pairs=pairs)
+      running |= dict(cleaning.make(data, names))
+    if any(rule in running for rule in rules):
+      return None
+    return (
+      f'is not read: the rule {" or ".join(rules)} does not run (rules of '
+      f'cleaning that do: {", ".join(running) or "none"}); leave it out, or '
+      'give the rule in data.cleaning.rules'
+    )
+
+  return why
+
+
+def _unread_share(config, value) -> str | None:
+  if config.data.language is None:
+    return 'is not read without data.language; leave it out, or give that, too'
+  return _unread_without('language')(config, value)
+
+
+def _unread_of_pairs(config, value) -> str | None:
+  column = config.data.target_column
+  # 0 asks for what is done with pairs anyway.
+  if column is None or not value:
+    return None
+  return (
+    f'is not read: of the pairs of data.target_column={column!r} near '
+    'duplicates stay; leave it out'
+  )
+
+
+def _check_near(config):
+  near = config.data.near_duplicates
+  if 0 < near < _LEAST_NEAR:
+    raise errors.UserError(
+      f'data.near_duplicates={near} is out of range: give {_LEAST_NEAR} to 1, '
+      'or 0 to keep them'
+    )
+
+
+def _check_rules(config):
+  data = config.data
+  for rule, _ in cleaning.make(data, data.cleaning.rules or ()):
+    if data.target_column is not None and rule not in cleaning.OF_PAIRS:
+      raise errors.UserError(
+        f'data.cleaning.rules: {rule!r} judges documents, but '
+        f'data.target_column={data.target_column!r} makes pairs; choose from '
+        f'{", ".join(cleaning.OF_PAIRS)}'
+      )
+
+
+FIELDS = field.section(
+  language=field.Field(
+    None,
+    'A language (en, zh, de, ...) or a script (Latin, Han, Cyrillic, ...): '
+    'documents in others are dropped.',
+    kind=str,
+    none='all are kept',
+    unread=_unread_without('language', 'symbols'),
+  ),
+  near_duplicates=field.Field(
+    0.8,
+    'Of two documents whose MinHash sketches agree in at least this share, '
+    '0.7 to 1, one is dropped; 0: both are kept.',
+    least=0,
+    most=1,
+    unread=_unread_of_pairs,
+    check=_check_near,
+  ),
+  cleaning=field.section(
+    'What is cleaned and dropped.',
+    rules=field.Field(
+      None,
+      f'Names of rules: {", ".join(cleaning.RULES)}.',
+      kind=tuple,
+      none='all for files; for packaged sources unicode, and language and '
+      'scrub where they are asked for',
+      check=_check_rules,
+    ),
+    min_words=field.Field(
+      50,
+      'Fewest words of a document, in scripts that put blanks between words.',
+      least=0,
+      unread=_unread_without('length'),
+    ),
+    max_words=field.Field(
+      250_000,
+      "Most words of a document; Gopher's limit is 100,000, but a part of "
+      'data.document_bytes can have 250,000.',
+      least=1,
+      unread=_unread_without('length'),
+    ),
+    min_characters=field.Field(
+      100,
+      'Fewest characters of a document in Han, kana, Thai, ..., without '
+      'blanks.',
+      least=0,
+      unread=_unread_without('length'),
+    ),
+    max_digits=field.Field(
+      0.15,
+      'Largest share of digits among the characters, without blanks.',
+      least=0,
+      most=1,
+      unread=_unread_without('symbols'),
+    ),
+    language_share=field.Field(
+      0.5,
+      'Smallest share of letters in the script or scripts of data.language.',
+      least=0,
+      most=1,
+      unread=_unread_share,
+    ),
+    scrub=field.Field(
+      False,
+      'Replaces e-mail addresses, telephone numbers and IP addresses.',
+      unread=_unread_without('scrub'),
+    ),
+  ),
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,12 +14,26 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lm import types
+from lm import field as field_lib, types
 from lm.data import mixture, pairs, seeding, store
 
 WINDOW = 1024
 # Exclusive upper bound of an epoch's first place.
 _FIRST_PLACES = 2**20
+
+FIELDS = field_lib.section(
+  sequence_length=field_lib.Field(
+    256,
+    'Positions that a row processes, both sides of an encoder-decoder '
+    'together.',
+    least=2,
+  ),
+  batch_size=field_lib.Field(16, 'Rows of a batch, over all devices.', least=1),
+  cross_document_attention=field_lib.Field(
+    False,
+    'Makes a row one segment: attention crosses the documents packed in it.',
+  ),
+)
 
 
 def cut(lengths: np.ndarray, raw_length: int, offsets: np.ndarray):

@@ -10,8 +10,35 @@ from collections.abc import Iterator
 import grain.python as grain
 import numpy as np
 
-from lm import types
+from lm import field, types
 from lm.data import packing
+
+
+def _unread_without_threads(config, value) -> str | None:
+  del value
+  if config.data.threads:
+    return None
+  return (
+    'is not read with data.threads=0, which builds nothing ahead; leave it '
+    'out, or give more threads'
+  )
+
+
+FIELDS = field.section(
+  threads=field.Field(
+    2,
+    'Threads that build batches ahead; 0: none.',
+    least=0,
+    may_change=True,
+  ),
+  prefetch=field.Field(
+    8,
+    'Batches built ahead by threads.',
+    least=1,
+    unread=_unread_without_threads,
+    may_change=True,
+  ),
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from lm import errors
+from lm import errors, field
 from lm.data import (
   collect,
   encoding,
@@ -44,6 +44,30 @@ HELD_OUT = ('validation', 'test')
 _TOKENIZER_BYTES = 64 << 20
 # Less text than this is prepared faster than workers start.
 _SMALL_BYTES = 4 << 20
+
+FIELDS = field.section(
+  directory=field.Field(
+    None,
+    'Folder of the prepared data.',
+    kind=str,
+    none='runs/data/SOURCE-HASH, shared by runs',
+    may_change=True,  # Not what it holds: `train.py` compares the hash.
+  ),
+  words=field.Field(
+    'characters',
+    'A word in Chinese, where words are masked as a whole: each Han character, '
+    'or what jieba, to be installed, finds.',
+    choices=segmentation.WORDS,
+  ),
+  processes=field.Field(
+    None,
+    'Processes that prepare data.',
+    kind=int,
+    least=0,
+    none='one a core, none for little text',
+    may_change=True,
+  ),
+)
 
 _SETTINGS = (
   'held_out_fraction',
@@ -195,7 +219,7 @@ def _collect_settings(config_data, sources) -> collect.Settings:
   names = [
     given
     if given is not None
-    else default_rules(packaged=source.packaged, pairs=pairs)
+    else collect.default_rules(packaged=source.packaged, pairs=pairs)
     for source in sources
   ]
   # In the order of RULES and without those that have no effect, so that equal
@@ -214,15 +238,6 @@ def _collect_settings(config_data, sources) -> collect.Settings:
     # as translations of 'Turn on' and 'Turn off'.
     near_duplicates=config_data.near_duplicates > 0 and not pairs,
   )
-
-
-def default_rules(*, packaged: bool, pairs: bool) -> tuple[str, ...]:
-  """Default rules; packaged text is kept as its authors wrote it."""
-  if pairs:
-    return ('unicode', 'scrub')
-  if packaged:
-    return ('unicode', 'language', 'scrub')
-  return tuple(cleaning.RULES)
 
 
 def _hash_inputs(source: sources_lib.Source) -> list[dict[str, Any]]:

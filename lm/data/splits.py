@@ -10,12 +10,42 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lm import errors
+from lm import errors, field
 from lm.data import collect, duplicates, sources as sources_lib, tally
 
 # In place of a split, for documents that are dropped.
 _DUPLICATE, _NEAR_DUPLICATE = -2, -3
 _REASONS = {_DUPLICATE: 'duplicate', _NEAR_DUPLICATE: 'near duplicate'}
+
+
+def _unread_of_fixed(config, value) -> str | None:
+  del value
+  names = sources_lib.names(config.data)
+  if any(name not in sources_lib.FIXED_SPLITS for name in names):
+    return None
+  return (
+    f'is not read: data.source={names[0]!r} fixes what is held out; leave it '
+    'out'
+  )
+
+
+FIELDS = field.section(
+  held_out_fraction=field.Field(
+    0.05,
+    'Share of the documents for validation and for test each, where the '
+    'source fixes no splits.',
+    least=0,
+    most=0.4,
+    unread=_unread_of_fixed,
+  ),
+  held_out_bytes=field.Field(
+    8 << 20,
+    'Maximum bytes of text for validation and for test each, where the source '
+    'fixes no splits; the sources of a mixture share them evenly.',
+    least=1,
+    unread=_unread_of_fixed,
+  ),
+)
 
 
 def assign(

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import sentencepiece
 
-from lm import errors
+from lm import errors, field
 from lm.data import vocabulary
 from lm.data.text import words
 from lm.runtime import files
@@ -221,6 +221,45 @@ def check_vocab_size(kind: str, vocab_size: int) -> None:
       f'tokens, 256 bytes and a text; data.tokenizer={kind!r} needs at least '
       f'{least}'
     )
+
+
+def _check_tokenizer(config):
+  name = config.data.tokenizer
+  if name not in KINDS and not os.path.exists(name):
+    raise errors.UserError(
+      f"unknown data.tokenizer='{name}'; choose from {', '.join(KINDS)}, or "
+      'give the path of a saved tokenizer'
+    )
+
+
+def _vocab_size(config) -> int:
+  name = config.data.tokenizer
+  if name == 'bytes':
+    return FIRST_PIECE
+  return 8192 if name in KINDS else load(name).vocab_size
+
+
+def _check_vocab_size(config):
+  if config.data.tokenizer in KINDS and config.data.vocab_size is not None:
+    check_vocab_size(config.data.tokenizer, config.data.vocab_size)
+
+
+FIELDS = field.section(
+  tokenizer=field.Field(
+    'unigram',
+    'unigram or bpe (SentencePiece), word, char, bytes, or the folder of a '
+    'saved tokenizer.',
+    check=_check_tokenizer,
+  ),
+  vocab_size=field.Field(
+    None,
+    "Size of the vocabulary, special tokens included; the model's V exactly.",
+    kind=int,
+    none="526 for bytes, the tokenizer's own for a path, else 8192",
+    derive=_vocab_size,
+    check=_check_vocab_size,
+  ),
+)
 
 
 def load(directory: str | os.PathLike) -> Tokenizer:

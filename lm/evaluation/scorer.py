@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm import types
+from lm import field, types
 from lm.data import packing
 from lm.evaluation import (
   passages as passages_lib,
@@ -26,6 +26,17 @@ from lm.runtime import sharding
 # Shares of a row's positions to read out. A batch uses the smallest one that
 # holds the predictions of its rows; each is compiled on first use.
 _READ_OUT = (1 / 8, 1 / 2, 1)
+
+FIELDS = field.section(
+  batch_size=field.Field(
+    16, 'Rows scored at a time, over all devices.', least=1
+  ),
+  bound_samples=field.Field(
+    64,
+    'Masked copies of a window whose score is a bound.',
+    least=2,  # One tells nothing of its error.
+  ),
+)
 
 
 class Scorer:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm import types
+from lm import field, types
 from lm.data import packing, store, tokenizer
 from lm.models import readout
 from lm.runtime import sharding
@@ -16,6 +16,12 @@ from lm.training import metrics, step
 
 # Numbers of bins of the position in a segment, and of its masked share.
 POSITIONS, RATIOS = 8, 10
+
+FIELDS = field.section(
+  batches=field.Field(
+    8, 'Batches of validation rows while training; 0: all.', least=0
+  ),
+)
 
 
 class Validation:

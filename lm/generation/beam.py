@@ -11,9 +11,40 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lm import types
+from lm import field, types
 from lm.data import tokenizer
 from lm.generation import sampling
+
+
+def _unread_without_beams(config, value) -> str | None:
+  del value
+  if config.generate.beams != 1:
+    return None
+  return (
+    'is not read with generate.beams=1, which continues with one token after '
+    'the other; leave it out, or give --config.generate.beams=4 or so'
+  )
+
+
+FIELDS = field.section(
+  beams=field.Field(
+    None,
+    'Beams of a search for the likeliest text, in place of drawing; 1: no '
+    'search.',
+    kind=int,
+    least=1,
+    where_read=1,
+    neutral=1,
+  ),
+  length_penalty=field.Field(
+    None,
+    'Alpha of beam search (Wu et al. 2016); a larger one finds longer text.',
+    kind=float,
+    least=0,
+    where_read=0.6,
+    unread=_unread_without_beams,
+  ),
+)
 
 
 def length_penalty(length: jax.Array, alpha: float) -> jax.Array:

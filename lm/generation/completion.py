@@ -9,11 +9,41 @@ from typing import Any
 
 import numpy as np
 
-from lm import types
+from lm import field, types
 from lm.data import packing
+from lm.generation import sampling
 
 # Callback of `batch`: (index of a prompt in its group, new text of it).
 OnText = Callable[[int, str], None]
+
+FIELDS = field.section(
+  seed=field.Field(
+    None,
+    'Random seed for sampling.',
+    kind=int,
+    least=0,
+    most=2**32 - 1,
+    where_read=0,
+    unread=sampling.unread_where_all_is_the_same,
+  ),
+  samples_per_prompt=field.Field(
+    None,
+    'Samples of each prompt, where they can differ.',
+    kind=int,
+    least=1,
+    where_read=1,
+    neutral=1,
+    unread=sampling.unread_where_all_is_the_same,
+  ),
+  batch_size=field.Field(
+    None,
+    'Completions decoded together; with beam search each has `beams` rows of '
+    'its own.',
+    kind=int,
+    least=1,
+    where_read=8,
+  ),
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from lm import errors, types
+from lm import errors, field, types
 from lm.data import tokenizer
 from lm.generation import completion, left_to_right, prompts, unmasking
 from lm.objectives import layout
@@ -17,6 +17,17 @@ from lm.training import loaded
 
 # (id, probability) of the candidates for a mask, most probable first.
 Candidates = tuple[tuple[int, float], ...]
+
+FIELDS = field.section(
+  candidates=field.Field(
+    None,
+    'Likeliest pieces that are listed for each [MASK] in a prompt; 0: none.',
+    kind=int,
+    least=0,
+    where_read=5,
+    neutral=0,
+  ),
+)
 
 
 @dataclasses.dataclass(frozen=True)

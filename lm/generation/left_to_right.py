@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from lm import errors, types
+from lm import errors, field, types
 from lm.data import tokenizer as tokenizer_lib
 from lm.generation import beam, completion, sampling
 from lm.runtime import sharding
@@ -16,6 +16,18 @@ from lm.training import loaded, step
 
 # Placeholder for the ids to be predicted, which a prompt does not have.
 UNKNOWN = np.array([tokenizer_lib.PAD], np.int32)
+
+FIELDS = field.section(
+  max_tokens=field.Field(
+    None,
+    'Maximum number of new tokens; ignored when filling masks.',
+    kind=int,
+    least=1,
+    where_read=128,
+  ),
+)
+# What strategies read that predict from left to right, see `Strategy.reads`.
+READS = ('batch_size', *FIELDS, *beam.FIELDS, *sampling.READS)
 
 _REASONS = {
   'end': 'end of document',

@@ -7,7 +7,7 @@ true continuations.
 import json
 import pathlib
 
-from lm import types
+from lm import field, types
 from lm.data import tokenizer as tokenizer_lib
 from lm.data.text import words
 from lm.generation import diversity, prompts as prompts_lib, strategies
@@ -18,6 +18,14 @@ from lm.training import loaded
 _PROMPT = 120
 # (words replaced, words kept before them) in prompts with masks or sentinels.
 _MASKED, _SPAN = (1, 5), (2, 6)
+
+FIELDS = field.section(
+  samples=field.Field(
+    8,
+    'Held-out documents that are continued, or filled, when training ends.',
+    least=0,
+  ),
+)
 
 
 def write(

@@ -5,8 +5,110 @@ import math
 import jax
 import jax.numpy as jnp
 
-from lm import types
+from lm import field, types
 from lm.data import tokenizer
+
+
+def unread_in_search(config, value) -> str | None:
+  """`Field.unread` of what only draws read."""
+  del value
+  beams = config.generate.beams
+  if (beams or 1) == 1:
+    return None
+  return (
+    f'is not read with generate.beams={beams}, which searches for the '
+    'likeliest text; leave it out, or give --config.generate.beams=1'
+  )
+
+
+def _unread_at_zero(config, value) -> str | None:
+  if why := unread_in_search(config, value):
+    return why
+  temperature = config.generate.temperature
+  if temperature != 0:
+    return None
+  return (
+    f'is not read with generate.temperature={temperature!r}, which takes the '
+    'likeliest tokens; leave it out, or give a higher temperature'
+  )
+
+
+def unread_where_all_is_the_same(config, value) -> str | None:
+  """`Field.unread` of what has no effect on greedy decoding.
+
+  Where the places themselves are drawn it has: the likeliest token of a place
+  depends on the places that were filled before.
+  """
+  if why := unread_in_search(config, value):
+    return why
+  settings = config.generate
+  if settings.order == 'random':
+    return None
+  for name, greedy, mend in (
+    ('temperature', 0, 'temperature'),
+    ('top_k', 1, 'one'),
+    ('top_p', 0, 'one'),
+  ):
+    if settings[name] == greedy:
+      return (
+        f'is not read with generate.{name}={settings[name]!r}, which takes the '
+        f'likeliest tokens, always the same; leave it out, or give a higher '
+        f'{mend}'
+      )
+  return None
+
+
+# What an `unread` looks at is declared before the field that it is of.
+FIELDS = field.section(
+  temperature=field.Field(
+    None,
+    'Temperature of draws; 0: greedy.',
+    kind=float,
+    least=0,
+    where_read=0.8,
+    neutral=0.0,
+    unread=unread_in_search,
+  ),
+  top_k=field.Field(
+    None,
+    'Draws keep the k likeliest tokens; 0: all.',
+    kind=int,
+    least=0,
+    where_read=0,
+    neutral=0,
+    unread=_unread_at_zero,
+  ),
+  top_p=field.Field(
+    None,
+    'Draws keep the likeliest tokens that hold this probability; 1: all.',
+    kind=float,
+    least=0,
+    most=1,
+    where_read=0.95,
+    neutral=1.0,
+    unread=_unread_at_zero,
+  ),
+  min_p=field.Field(
+    None,
+    'Draws keep tokens at least this share as likely as the likeliest; 0: all.',
+    kind=float,
+    least=0,
+    most=1,
+    where_read=0.0,
+    neutral=0.0,
+    unread=_unread_at_zero,
+  ),
+  repetition_penalty=field.Field(
+    None,
+    'Divides the logits of tokens in the prompt or the continuation; 1: none.',
+    kind=float,
+    least=1,
+    where_read=1.0,
+    neutral=1.0,
+  ),
+)
+# What draws read, for `Strategy.reads`.
+READS = (*FIELDS, 'seed', 'samples_per_prompt')
 
 
 def last_hidden(hidden_BxLxD: jax.Array, cache: types.Cache) -> jax.Array:

@@ -10,6 +10,8 @@ from lm.generation import (
   fill_spans,
   left_to_right,
   prompts as prompts_lib,
+  sampling,
+  unmasking,
 )
 from lm.training import loaded
 
@@ -19,6 +21,7 @@ class Strategy:
   """A generation strategy, see `Objective.generates`.
 
   make: builds its completer for a loaded model.
+  reads: names of the fields of `generate` that it reads.
   marks: marks of the prompts that it accepts, see `prompts.mark`.
   action: what it does, as a predicate for messages.
   example: a prompt that it accepts.
@@ -26,6 +29,7 @@ class Strategy:
   """
 
   make: Callable[[loaded.LoadedModel], completion.Completer]
+  reads: tuple[str, ...]
   marks: tuple[str, ...]
   action: str
   example: str
@@ -35,6 +39,7 @@ class Strategy:
 STRATEGIES = {
   'continuation': Strategy(
     left_to_right.continuation_generator,
+    left_to_right.READS,
     marks=('',),
     action='continues text without marks',
     example='The state of the Union is',
@@ -42,24 +47,31 @@ STRATEGIES = {
   ),
   'target': Strategy(
     left_to_right.target_generator,
+    left_to_right.READS,
     marks=('',),
     action='transforms a source text without marks into its target',
     example='A source text.',
   ),
   'spans': Strategy(
     fill_spans.SpanFiller,
+    left_to_right.READS,
     marks=(prompts_lib.SENTINEL,),
     action=f'fills {prompts_lib.SENTINEL}, <extra_id_1>, ... in a text',
     example='Thank you <extra_id_0> me to your party <extra_id_1> week.',
   ),
   'masks': Strategy(
     fill_mask.MaskFiller,
+    ('batch_size', *fill_mask.FIELDS),
     marks=(prompts_lib.MASK,),
     action=f'fills each {prompts_lib.MASK} in a text',
     example='The capital of France is [MASK].',
   ),
   'unmasking': Strategy(
     fill_mask.Unmasker,
+    (
+      *('batch_size', 'max_tokens', *sampling.READS),
+      *(*fill_mask.FIELDS, *unmasking.FIELDS),
+    ),
     marks=('', prompts_lib.MASK),
     action=f'continues a text, or fills each {prompts_lib.MASK} in it',
     example='The capital of France is [MASK].',

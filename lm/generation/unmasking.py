@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm import types
+from lm import field, types
 from lm.generation import sampling
 from lm.models import readout
 from lm.training import step as step_lib
@@ -170,6 +170,35 @@ def _no_order(read, keys, hidden_BxPxD, place_BxP, V):
 # before sampling.
 # random: the reverse process of masked diffusion.
 ORDERS = {'confidence': _confidence, 'random': _random}
+
+
+def _unread_in_one_step(config, value) -> str | None:
+  del value
+  if config.generate.steps != 1:
+    return None
+  return (
+    'is not read with generate.steps=1, which fills all masks at once; leave '
+    'it out, or give more steps'
+  )
+
+
+FIELDS = field.section(
+  steps=field.Field(
+    None,
+    'Forward passes of unmasking over all masks.',
+    kind=int,
+    least=1,
+    none='one a mask',
+  ),
+  order=field.Field(
+    None,
+    'Which masks a step of unmasking fills: the surest, or random ones.',
+    kind=str,
+    choices=tuple(ORDERS),
+    where_read='confidence',
+    unread=_unread_in_one_step,
+  ),
+)
 
 
 def _fold(keys, numbers_n):

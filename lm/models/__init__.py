@@ -2,10 +2,22 @@
 
 import jax
 
-from lm import types
+from lm import field, types
 from lm.models import transformer
 
 FAMILIES: dict[str, types.Family] = {'transformer': transformer.FAMILY}
+
+# Of all families, each once.
+ARCHITECTURES = tuple(
+  {name: 0 for one in FAMILIES.values() for name in one.architectures}
+)
+
+FIELDS = field.section(
+  family=field.Field(
+    'transformer', 'Family of models.', choices=tuple(FAMILIES)
+  ),
+  **{name: f for one in FAMILIES.values() for name, f in one.fields.items()},
+)
 
 
 def family(config) -> types.Family:

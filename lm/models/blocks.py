@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
+from lm import field
 from lm.models import attention as attention_lib, dot_general
 
 # activation -> (function, whether the MLP multiplies by a gate).
@@ -30,6 +31,45 @@ NORMS = ('layernorm', 'rmsnorm')
 NORM_PLACEMENTS = ('pre', 'post')
 POSITIONS = ('learned', 'rotary', 'relative')
 READOUTS = ('linear', 'transform')
+
+FIELDS = field.section(
+  activation=field.Field(
+    'swiglu',
+    'Activation of the MLP: gelu_tanh is GPT-2, swiglu Llama, geglu_tanh T5 '
+    '1.1.',
+    choices=tuple(ACTIVATIONS),
+  ),
+  position=field.Field(
+    'rotary',
+    'Positions: turned queries and keys, embeddings, or a bias on the scores, '
+    'one a stack (relative, as T5).',
+    choices=POSITIONS,
+  ),
+  rotary_base=field.Field(
+    10_000.0,
+    'Base of the rotary wavelengths.',
+    least=1,
+    read_with={'position': ('rotary',)},
+  ),
+  norm=field.Field('rmsnorm', 'Normalization of layers.', choices=NORMS),
+  norm_epsilon=field.Field(1e-5, 'Added to the variance in norms.', least=0),
+  norm_placement=field.Field(
+    'pre',
+    'Norms before attention and the MLP, or after them, as BERT.',
+    choices=NORM_PLACEMENTS,
+  ),
+  scale_attention=field.Field(
+    True,
+    'Divides scores by the square root of the head size; T5 does not.',
+  ),
+  bias=field.Field(False, 'Biases in layers and norms.'),
+  dropout=field.Field(
+    0.0,
+    'Dropout of embeddings and of each residual branch.',
+    least=0,
+    most=0.99,
+  ),
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from lm import types
+from lm import field, types
 from lm.models import blocks, dot_general
 from lm.runtime import sharding
 
@@ -17,6 +17,30 @@ SHARDING = (
   (r'/readout_kernel$', P('fsdp', 'tensor')),
   (r'/readout_bias$', P('tensor')),
   (r'norm/(scale|bias)$|/transform/bias$', P()),
+)
+
+FIELDS = field.section(
+  token_types=field.Field(
+    0, 'Number of sentence types with an embedding; BERT has 2.', least=0
+  ),
+  embedding_norm=field.Field(False, 'Normalizes the sum of the embeddings.'),
+  tie_embeddings=field.Field(
+    True, 'The readout is the transposed token embedding.'
+  ),
+  scale_embeddings=field.Field(
+    False, 'Multiplies token embeddings by the square root of the width.'
+  ),
+  readout=field.Field(
+    'linear',
+    "The readout: linear, or BERT's (transform): a layer, a norm, and a bias "
+    'on the logits.',
+    choices=blocks.READOUTS,
+  ),
+  scale_readout=field.Field(
+    False,
+    'Divides hidden states by the square root of the width before the '
+    'readout, as T5 1.0, whose embeddings start as large.',
+  ),
 )
 
 

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lm import types
+from lm import errors, field, types
 from lm.models import blocks
 
 
@@ -26,6 +26,27 @@ class Pooler(nn.Module):
 
 # Name -> module, called with hidden states [B, l, D].
 HEADS = {'pooler': Pooler}
+
+
+def check(config):
+  """Raises UserError unless `model.heads` names heads, each once."""
+  names = tuple(config.model.heads)
+  if len(set(names)) < len(names):
+    raise errors.UserError(f'model.heads={names} names one twice; give it once')
+  for name in names:
+    if name not in HEADS:
+      raise errors.UserError(
+        f"unknown head '{name}' in model.heads; choose from {', '.join(HEADS)}"
+      )
+
+
+FIELDS = field.section(
+  heads=field.Field(
+    (),
+    "Heads of tasks beside the readout; ('pooler',) is BERT's.",
+    check=check,
+  ),
+)
 
 
 def init(cfg: blocks.TransformerConfig, key: jax.Array) -> types.Params:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lm import types
+from lm import field, types
 from lm.models import attention as attention_lib, blocks, relative_bias
 
 REMATS = {
@@ -19,6 +19,22 @@ REMATS = {
   'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
   'full': jax.checkpoint_policies.nothing_saveable,
 }
+
+FIELDS = field.section(
+  scan_layers=field.Field(
+    None,
+    'Runs the layers as a scan, which compiles faster.',
+    kind=bool,
+    none='on except on CPU, where a scan is slow',
+    derive=lambda config: jax.default_backend() != 'cpu',
+  ),
+  remat=field.Field(
+    'none',
+    'What the backward pass computes again: nothing, all but matrix products '
+    '(dots), or everything.',
+    choices=tuple(REMATS),
+  ),
+)
 
 
 class Side(NamedTuple):

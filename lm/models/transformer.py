@@ -14,18 +14,105 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from lm import errors, types
+from lm import errors, field, types
 from lm.models import (
   attention as attention_lib,
   attention_kernels,
   blocks,
   embeddings,
   encoder_decoder,
+  heads,
   one_stack,
+  stack,
 )
 from lm.runtime import sharding
 
 ARCHITECTURES = ('decoder', 'encoder', 'encoder_decoder')
+DTYPES = ('float32', 'bfloat16')
+
+
+def _num_encoder_layers(config) -> int:
+  sides = config.model.architecture == 'encoder_decoder'
+  return config.model.num_layers if sides else 0
+
+
+def _head_size(config) -> int:
+  model = config.model
+  if model.width % model.num_heads:
+    raise errors.UserError(
+      f'model.width={model.width} is not divisible by model.num_heads='
+      f'{model.num_heads}, so no head size fits; change one'
+    )
+  return model.width // model.num_heads
+
+
+def _mlp_width(config) -> int:
+  width = config.model.width
+  if not blocks.ACTIVATIONS[config.model.activation][1]:
+    return 4 * width
+  return -(-8 * width // 3 // 64) * 64  # two matrices up: 2/3 of 4 x width
+
+
+FIELDS = field.section(
+  num_layers=field.Field(
+    3, 'Layers of the decoder, or of the only stack.', least=1
+  ),
+  num_encoder_layers=field.Field(
+    None,
+    'Layers of the encoder of an encoder-decoder.',
+    kind=int,
+    least=0,
+    none='num_layers, as T5',
+    derive=_num_encoder_layers,
+  ),
+  width=field.Field(256, 'Width of hidden states.', least=1),
+  num_heads=field.Field(4, 'Attention heads.', least=1),
+  num_kv_heads=field.Field(
+    None,
+    'Heads of keys and values (grouped-query attention).',
+    kind=int,
+    least=1,
+    none='num_heads',
+    derive=lambda config: config.model.num_heads,
+  ),
+  head_size=field.Field(
+    None,
+    'Size of a head.',
+    kind=int,
+    least=1,
+    none='width / num_heads',
+    derive=_head_size,
+  ),
+  mlp_width=field.Field(
+    None,
+    'Width inside the MLP.',
+    kind=int,
+    least=1,
+    none='4 x width; for gated activations 8/3 x width, as many parameters',
+    derive=_mlp_width,
+  ),
+  dtype=field.Field(
+    'float32',
+    'Type of computation; parameters are float32.',
+    choices=DTYPES,
+  ),
+  attention=field.Field(
+    None,
+    'What computes attention. Anywhere: reference, blocks (of queries), xla. '
+    'GPU: cudnn (causal, bfloat16, with data.cross_document_attention), '
+    'pallas_gpu. TPU: splash. The last two need lengths that are multiples '
+    'of 128.',
+    kind=str,
+    choices=attention_lib.IMPLEMENTATIONS,
+    none='the first that can run of blocks (CPU), cudnn, pallas_gpu, xla '
+    '(GPU), splash, xla (TPU)',
+    may_change=True,  # Rounding alone differs; other devices may not run it.
+  ),
+  **blocks.FIELDS,
+  **embeddings.FIELDS,
+  **stack.FIELDS,
+  **heads.FIELDS,
+)
 
 # Parameters of layers are stacked: their leading axis N is not split.
 _RULES = types.ParameterRules(
@@ -281,6 +368,7 @@ FAMILY = types.Family(
   attention=attention_lib.ATTENTIONS,
   flops=flops,
   rules=_RULES,
+  fields=FIELDS,
   check=check,
   check_devices=choose_attention,
   splits=_SPLITS,

@@ -2,12 +2,13 @@
 
 import dataclasses
 
-from lm import errors, types
+from lm import errors, field, types
 from lm.data import tokenizer as tokenizer_lib
 from lm.objectives import (
   causal,
   deshuffle,
   diffusion,
+  layout,
   masked,
   mixture,
   prefix,
@@ -25,6 +26,19 @@ OBJECTIVES: dict[str, types.ObjectiveSpec] = {
   'deshuffle': deshuffle.SPEC,
   'mixture': mixture.SPEC,
   'supervised': supervised.SPEC,
+}
+
+FIELDS = field.section(
+  name=field.Field('causal', 'The objective.', choices=tuple(OBJECTIVES)),
+  **layout.FIELDS,
+  **{name: spec.fields for name, spec in OBJECTIVES.items() if spec.fields},
+)
+
+# Name in older run folders -> today's.
+RENAMED = {
+  spec.former_name: name
+  for name, spec in OBJECTIVES.items()
+  if spec.former_name
 }
 
 

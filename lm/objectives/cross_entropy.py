@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-from lm import types
+from lm import field, types
 from lm.models import readout
 
 
@@ -35,6 +35,26 @@ def _z(log_z, target_logit, mean_logit):
 
 # Name of an extra -> its value, from `logit_statistics`.
 EXTRAS = {'smoothing': _smoothing, 'z': _z}
+
+FIELDS = field.section(
+  loss_chunk=field.Field(
+    0,
+    'Positions of each row whose logits exist at a time; 0: all.',
+    least=0,
+  ),
+  label_smoothing=field.Field(
+    0.0,
+    'Share of the labels that is spread over the vocabulary in training '
+    '(Szegedy et al. 2016); 0: none.',
+    least=0,
+    most=0.99,
+  ),
+  z_loss=field.Field(
+    0.0,
+    'Factor of log^2 Z in training (PaLM: 1e-4); 0: none.',
+    least=0,
+  ),
+)
 
 
 def extras(config) -> dict[str, float]:

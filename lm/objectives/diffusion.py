@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from lm import types
+from lm import field, types
 from lm.objectives import masking, token_loss
 
 Estimator = Callable[
@@ -146,9 +146,28 @@ def noised(
   return masking.example(ids_L, len(context) + np.flatnonzero(masked))
 
 
+FIELDS = field.section(
+  'Masked diffusion.',
+  estimator=field.Field(
+    'exact',
+    'exact (LLaDA): l is uniform in 1..L, l tokens are masked, and the weight '
+    'is L / l. bernoulli (MDLM): each token is masked with probability t, and '
+    'the weight is 1 / t.',
+    choices=tuple(ESTIMATORS),
+  ),
+  epsilon=field.Field(
+    1e-3,
+    'Smallest t.',
+    least=1e-6,
+    most=0.5,
+    read_with={'estimator': ('bernoulli',)},
+  ),
+)
+
 SPEC = types.ObjectiveSpec(
   make=make,
   architectures=('encoder',),
   attention=('bidirectional',),
+  fields=FIELDS,
   reads=('evaluate.bound_samples',),
 )

@@ -10,11 +10,21 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from lm import types
+from lm import field, types
 from lm.data import tokenizer
 
 # Attention among the positions of a decoder's inputs.
 INPUTS = ('bidirectional', 'causal')
+
+FIELDS = field.section(
+  inputs=field.Field(
+    'bidirectional',
+    'How inputs see one another where a decoder alone reads inputs and '
+    'predicts targets.',
+    choices=INPUTS,
+    read_with={'model.architecture': ('decoder',)},
+  ),
+)
 
 
 @dataclasses.dataclass(frozen=True)

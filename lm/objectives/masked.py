@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from lm import errors, types
+from lm import errors, field, types
 from lm.data import tokenizer as tokenizer_lib
 from lm.objectives import layout, masking
 
@@ -252,10 +252,36 @@ def _sizes(n, rng, *, rate) -> Sequence[types.Size]:
   return [types.Size(tokens=n + 1, predictions=count(n, rate))]
 
 
+FIELDS = field.section(
+  'Masked language modelling.',
+  rate=field.Field(
+    0.15, 'Share of the tokens that is predicted.', least=1e-6, most=1
+  ),
+  unit=field.Field(
+    'token',
+    'What is masked together; see data.words for words.',
+    choices=tuple(UNITS),
+  ),
+  mask_share=field.Field(
+    0.8,
+    'Share of the predicted tokens that [MASK] replaces.',
+    least=0,
+    most=1,
+  ),
+  random_share=field.Field(
+    0.1,
+    'Share of the predicted tokens that a random token replaces; the rest '
+    'stay.',
+    least=0,
+    most=1,
+  ),
+)
+
 SPEC = types.ObjectiveSpec(
   make=make,
   architectures=('encoder',),
   attention=('bidirectional',),
   inputs_hold_targets=True,
+  fields=FIELDS,
   check=check,
 )

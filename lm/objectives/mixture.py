@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm import errors, objectives, types
+from lm import errors, field, objectives, types
 from lm.models import readout
 from lm.objectives import (
   cross_entropy,
@@ -22,6 +22,23 @@ from lm.objectives import (
 )
 
 WEIGHTINGS = ('tokens', 'terms')
+
+FIELDS = field.section(
+  'A mixture of objectives.',
+  components=field.Field(
+    None,
+    "Tuples (share, mode or '', objective, its fields), such as "
+    "((0.5, 'S', 'prefix', ()), (0.5, 'R', 'span', (('mean', 8.0),))).",
+    kind=tuple,
+    none="UL2's seven",
+  ),
+  weighting=field.Field(
+    'tokens',
+    'The loss: one mean over all tokens, or one mean a component (terms), '
+    'which counts 0 in a batch without it.',
+    choices=WEIGHTINGS,
+  ),
+)
 
 
 # Maximum share of each side of an encoder-decoder that an example of one of
@@ -38,6 +55,7 @@ def check(config):
   """Raises UserError unless each component can be part of this mixture."""
   for number, component in enumerate(mixture_components.read(config)):
     name, spec = component.objective, objectives.OBJECTIVES[component.objective]
+    component.check_fields(number)
     allowed = ' or '.join(map(repr, spec.architectures))
     if not _shared_architectures(spec):
       raise mixture_components.component_error(
@@ -367,6 +385,8 @@ SPEC = types.ObjectiveSpec(
   architectures=('encoder_decoder', 'decoder'),
   attention=('prefix', 'causal'),
   data='text',
+  fields=FIELDS,
   reads=('objective.inputs',),
+  unread=mixture_components.why_unread,
   check=check,
 )

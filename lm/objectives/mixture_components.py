@@ -6,7 +6,7 @@ from typing import Any
 
 import ml_collections
 
-from lm import errors, objectives
+from lm import errors, field, objectives
 from lm.data import tokenizer
 
 MODES = {
@@ -59,29 +59,32 @@ class Component:
     return '_'.join([self.objective, *values])
 
   def config(self, config) -> ml_collections.ConfigDict:
-    """The config of this objective alone, its rows without the mode's token.
-
-    Raises:
-      UserError: a field is unknown or its value has another type.
-    """
+    """The config of this objective alone, its rows without the mode's token."""
     alone = ml_collections.ConfigDict(config.to_dict())
     alone.objective.name = self.objective
     alone.data.sequence_length -= bool(self.mode)
-    section = alone.objective.get(self.objective, {})
-    for field, value in self.fields:
-      path = f'objective.{self.objective}.{field}'
-      if field not in section:
-        raise errors.UserError(
-          f'there is no field {path}; it has {", ".join(section) or "none"}'
+    for name, value in self.fields:
+      alone.objective[self.objective][name] = value
+    return alone
+
+  def check_fields(self, number: int):
+    """Raises UserError unless its objective has fields of such values.
+
+    Args:
+      number: its place in the mixture, for messages.
+    """
+    declared = objectives.OBJECTIVES[self.objective].fields
+    for name, value in self.fields:
+      path = f'objective.{self.objective}.{name}'
+      if name not in declared:
+        listed = ', '.join(declared) or 'none'
+        raise component_error(
+          number, f'there is no field {path}; it has {listed}'
         )
       try:
-        section[field] = value
-      except TypeError:
-        kind = type(section[field]).__name__
-        raise errors.UserError(
-          f'{path}={value!r} is not of the type {kind}; give one that is'
-        ) from None
-    return alone
+        field.check(path, value, declared[name])
+      except errors.UserError as error:
+        raise component_error(number, str(error)) from None
 
 
 def read(config) -> tuple[Component, ...]:
@@ -117,10 +120,39 @@ def component_error(number: int, message: str) -> errors.UserError:
   return errors.UserError(f'objective.mixture.components[{number}]: {message}')
 
 
+def why_unread(config, name: str) -> str | None:
+  """Why no component reads 'objective.SECTION.field', see ObjectiveSpec.
+
+  Raises:
+    UserError: a field that a component sets has no effect beside its others.
+  """
+  _, section, last = name.split('.')
+  found = read(config)
+  own = [component for component in found if component.objective == section]
+  if section != config.objective.name and not any(
+    last not in dict(component.fields) for component in own
+  ):
+    return (
+      'is not read: each of objective.mixture.components has its own or is of '
+      'another objective; leave it out, or give it there'
+    )
+  for number, component in enumerate(found):
+    _check_read(number, component, component.config(config))
+  return None
+
+
+def _check_read(number: int, component: Component, config):
+  declared = objectives.OBJECTIVES[component.objective].fields
+  for name, value in component.fields:
+    path = f'objective.{component.objective}.{name}'
+    if why := field.why_unread(config, path, declared[name]):
+      raise component_error(number, f'{path}={value!r} {why}')
+
+
 def _component(number: int, entry: Any) -> Component:
   try:
     share, mode, name, fields = entry
-    pairs = tuple((field, value) for field, value in fields)
+    pairs = tuple((key, value) for key, value in fields)
   except (TypeError, ValueError):
     raise component_error(
       number, f"{entry!r} is not (share, mode or '', objective, fields)"

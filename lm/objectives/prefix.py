@@ -6,10 +6,26 @@ second is predicted from left to right.
 
 import numpy as np
 
-from lm import types
+from lm import field, types
 from lm.objectives import layout as layout_lib
 
 SPLITS = ('uniform', 'fixed')
+
+FIELDS = field.section(
+  'Prefix language modelling.',
+  split=field.Field(
+    'uniform',
+    'Where the prefix ends: anywhere, or at a share of the text.',
+    choices=SPLITS,
+  ),
+  share=field.Field(
+    0.5,
+    'Share of the text that the prefix is.',
+    least=0,
+    most=0.99,
+    read_with={'split': ('fixed',)},
+  ),
+)
 
 
 def make(config, tokenizer=None) -> types.Objective:
@@ -102,5 +118,6 @@ SPEC = types.ObjectiveSpec(
   make=make,
   architectures=('decoder', 'encoder_decoder'),
   attention=('prefix', 'causal'),
+  fields=FIELDS,
   reads=('objective.inputs',),
 )

@@ -10,13 +10,45 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lm import errors, types
+from lm import errors, field, types
 from lm.data import tokenizer as tokenizer_lib
 from lm.objectives import layout as layout_lib, span_noise
 
 # The contents of the targets, and the replacement of noise in the inputs.
 TARGETS = ('spans', 'everything')
 CORRUPTED = ('sentinel', 'mask', 'drop')
+
+FIELDS = field.section(
+  'Span corruption.',
+  rate=field.Field(
+    0.15, 'Share of the tokens that is noise.', least=1e-6, most=0.99
+  ),
+  mean=field.Field(
+    3.0,
+    'Mean number of tokens in a noise span.',
+    least=1,
+    read_with={'noise': ('spans',), 'unit': ('token', 'word')},
+  ),
+  target=field.Field(
+    'spans', 'What is predicted: the spans, or the text.', choices=TARGETS
+  ),
+  corrupted=field.Field(
+    'sentinel',
+    'What stands in place of noise: a sentinel a span, a mask a token, or '
+    'nothing.',
+    choices=CORRUPTED,
+  ),
+  noise=field.Field(
+    'spans',
+    'Where noise lies: in spans, or at independent positions.',
+    choices=span_noise.NOISES,
+  ),
+  unit=field.Field(
+    'token',
+    'What noise consists of; see data.words for words.',
+    choices=span_noise.UNITS,
+  ),
+)
 
 _BEGIN = tokenizer_lib.SENTINELS[0]
 
@@ -271,6 +303,7 @@ SPEC = types.ObjectiveSpec(
   architectures=('encoder_decoder', 'decoder'),
   attention=('prefix', 'causal'),
   data='text',
+  fields=FIELDS,
   reads=('objective.inputs',),
   check=check,
 )

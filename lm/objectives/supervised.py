@@ -5,9 +5,20 @@ The target is predicted from left to right, given all of the source.
 
 import numpy as np
 
-from lm import types
+from lm import field, types
 from lm.data import tokenizer as tokenizer_lib
 from lm.objectives import layout as layout_lib
+
+FIELDS = field.section(
+  'Source to target.',
+  target_share=field.Field(
+    0.5,
+    "Share of the positions that is the decoder's.",
+    least=0.01,
+    most=0.99,
+    read_with={'model.architecture': ('encoder_decoder',)},
+  ),
+)
 
 
 def make(config, tokenizer=None) -> types.Objective:
@@ -61,5 +72,7 @@ SPEC = types.ObjectiveSpec(
   architectures=('encoder_decoder', 'decoder'),
   attention=('prefix', 'causal'),
   data='pairs',
+  fields=FIELDS,
   reads=('objective.inputs',),
+  former_name='sequence',
 )

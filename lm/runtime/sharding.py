@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
 
-from lm import errors
+from lm import errors, field
 from lm.runtime import parameter_rules
 
 # Rules in addition to those of a model family, which slots of the optimizer
@@ -22,6 +22,12 @@ _STATE = (
   (r'/(v_row|v_col|v)$', P()),
 )
 BATCH = P(('data', 'fsdp'))
+
+FIELDS = field.section(
+  data=field.Field(-1, 'Devices along `data`; -1 takes what is left.'),
+  fsdp=field.Field(1, 'Devices along `fsdp`; -1 takes what is left.'),
+  tensor=field.Field(1, 'Devices along `tensor`; -1 takes what is left.'),
+)
 
 
 def mesh_shape(config, device_count: int) -> dict[str, int]:

@@ -15,32 +15,75 @@ is continued stops where it would have.
 """
 
 import math
-from typing import Any
 
-from lm import objectives
+from lm import field, types
 from lm.training import flops
 
-# Fields of the budgets; None is no limit.
-FIELDS = ('train.steps', 'train.tokens', 'train.flops', 'train.seconds')
 # Steps of a run without any budget.
 DEFAULT_STEPS = 1000
 # Largest int32, the type of the state's counter: stands for seconds that have
 # not been measured yet.
 _ENDLESS = 2**31 - 1
 
+FIELDS = field.section(
+  steps=field.Field(
+    None,
+    'Budget in steps; the first budget that is reached ends the run. In '
+    'config.json it is the number that all budgets come to.',
+    kind=int,
+    least=1,
+    none=f'no limit; {DEFAULT_STEPS} without any budget',
+    may_change=True,
+  ),
+  tokens=field.Field(
+    None,
+    'Budget in positions, padding included.',
+    kind=int,
+    least=1,
+    none='no limit',
+    may_change=True,
+  ),
+  flops=field.Field(
+    None,
+    'Budget in FLOPs of the matrix products that the model needs.',
+    kind=float,
+    least=1,
+    none='no limit',
+    may_change=True,
+  ),
+  seconds=field.Field(
+    None,
+    'Budget in seconds of training steps, without compiling, evaluation and '
+    'checkpoints.',
+    kind=float,
+    least=1e-3,
+    none='no limit',
+    may_change=True,
+  ),
+  step_seconds=field.Field(
+    None,
+    'Seconds of a step, which turn train.seconds into steps.',
+    kind=float,
+    least=1e-9,
+    none='measured when the run starts, and kept',
+    derive=lambda config: None,
+    may_change=True,
+  ),
+)
 
-def steps(config) -> int:
+
+def steps(config, objective: types.Objective) -> int:
   """Steps of the whole run, from its start, to the first budget reached.
 
   The step that reaches a budget is the last one; there is at least one.
 
   Args:
-    config: has budgets in range, and `model` resolved if train.flops is given.
+    config: has budgets in range, and all but the optimizer is resolved.
   """
-  return min(limits(config).values(), default=DEFAULT_STEPS)
+  return min(limits(config, objective).values(), default=DEFAULT_STEPS)
 
 
-def limits(config) -> dict[str, int]:
+def limits(config, objective: types.Objective) -> dict[str, int]:
   """Each budget given, by field, as steps."""
   train, data = config.train, config.data
   found: dict[str, float] = {}
@@ -52,7 +95,7 @@ def limits(config) -> dict[str, int]:
       -train.tokens // (data.batch_size * data.sequence_length)
     )
   if train.flops is not None:
-    a_step = flops.train_step(config, objectives.make(config))
+    a_step = flops.train_step(config, objective)
     found['train.flops'] = math.ceil(train.flops / a_step)
   if train.seconds is not None:
     measured = train.step_seconds
@@ -67,40 +110,35 @@ def is_measured(config) -> bool:
   return config.train.seconds is None or config.train.step_seconds is not None
 
 
-def describe(config) -> str:
+def describe(config, objective: types.Objective) -> str:
   """The budget that ends the run in words; '' if it is `train.steps`."""
-  end = steps(config)
-  for field, n in limits(config).items():
-    if field != 'train.steps' and n == end:
-      text = f'budget: {end} steps, by {field}={_value(config, field)}'
-      if field == 'train.seconds':
+  end = steps(config, objective)
+  for name, n in limits(config, objective).items():
+    if name != 'train.steps' and n == end:
+      text = f'budget: {end} steps, by {name}={field.get(config, name)}'
+      if name == 'train.seconds':
         text += f' at {config.train.step_seconds:.3g} s a step'
       return text
   return ''
 
 
-def flags_to_go_on(config, given, done: int) -> str:
+def flags_to_go_on(config, objective: types.Objective, given, done: int) -> str:
   """Flags that let a run of `done` steps continue for as many again.
 
   Args:
     config: resolved.
     given: the config before it was resolved, with `train.steps` set or None.
   """
-  found = limits(config)
+  found = limits(config, objective)
   own = given.train.steps
   if own is None and len(found) > 1:
     del found['train.steps']
   else:
     found['train.steps'] = own or DEFAULT_STEPS
-  values = {field: _value(config, field) for field in found}
+  values = {name: field.get(config, name) for name in found}
   values |= {'train.steps': own or DEFAULT_STEPS}
   return ' '.join(
-    f'--config.{field}={values[field] * -(-2 * done // n)}'
-    for field, n in found.items()
+    f'--config.{name}={values[name] * -(-2 * done // n)}'
+    for name, n in found.items()
     if n < 2 * done
   )
-
-
-def _value(config, field: str) -> Any:
-  section, name = field.split('.')
-  return config[section][name]

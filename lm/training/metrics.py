@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import tensorboardX
 
-from lm import types
+from lm import objectives, types
 from lm.runtime import files, hosts
 from lm.training import flops as flops_lib
 
@@ -102,7 +102,8 @@ class Accumulator:
   def __init__(self, state: Mapping[str, Any] | None = None):
     state = state or {}
     self._terms: dict[str, list[float]] = {
-      name: list(pair) for name, pair in state.get('terms', {}).items()
+      objectives.RENAMED.get(name, name): list(pair)
+      for name, pair in state.get('terms', {}).items()
     }
     self.counters: dict[str, int] = {
       name: state.get('counters', {}).get(name, 0) for name in self.COUNTERS

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from optax import contrib
 
-from lm import models, types
+from lm import errors, field, models, types
 from lm.runtime import parameter_rules
 
 
@@ -308,6 +308,121 @@ OPTIMIZERS = {
   'lion': _lion,
   'muon': _muon,
 }
+
+# What only some optimizers read.
+READ_BY_SOME = ('weight_decay', 'b1', 'b2', 'epsilon', 'momentum')
+
+
+def _check_warmup(config):
+  cfg = config.optimizer
+  if None in (cfg.warmup_steps, cfg.schedule_steps):
+    return
+  if cfg.warmup_steps >= cfg.schedule_steps:
+    raise errors.UserError(
+      f'optimizer.warmup_steps={cfg.warmup_steps} leaves nothing of '
+      f'optimizer.schedule_steps={cfg.schedule_steps}; lower the first or '
+      'leave it out'
+    )
+
+
+def _check_decay(config):
+  cfg = config.optimizer
+  if cfg.schedule != 'wsd' or None in (cfg.warmup_steps, cfg.schedule_steps):
+    return
+  if cfg.schedule_steps - decay_steps(cfg) < cfg.warmup_steps:
+    raise errors.UserError(
+      f'optimizer.decay_fraction={cfg.decay_fraction} of '
+      f'optimizer.schedule_steps={cfg.schedule_steps} does not fit behind '
+      f'optimizer.warmup_steps={cfg.warmup_steps}; lower one'
+    )
+
+
+def _read_by_some(
+  name: str, meaning: str, most: float | None = None
+) -> field.Field:
+  """A field in DEFAULTS; None where the optimizer does not read it."""
+
+  def check(config):
+    optimizer, value = config.optimizer.name, config.optimizer[name]
+    reads = DEFAULTS[optimizer]
+    if value is not None and name not in reads:
+      raise errors.UserError(
+        f"optimizer.{name}={value} is not read by optimizer.name='{optimizer}'"
+        f', which reads {", ".join(reads)}; leave it out'
+      )
+
+  known: dict[float, list[str]] = {}
+  for optimizer, reads in DEFAULTS.items():
+    if name in reads:
+      known.setdefault(reads[name], []).append(optimizer)
+  return field.Field(
+    None,
+    meaning,
+    kind=float,
+    least=0,
+    most=most,
+    none='; '.join(f'{v:g} ({", ".join(names)})' for v, names in known.items()),
+    derive=lambda config: DEFAULTS[config.optimizer.name].get(name),
+    check=check,
+  )
+
+
+FIELDS = field.section(
+  name=field.Field('adamw', 'The optimizer.', choices=tuple(OPTIMIZERS)),
+  learning_rate=field.Field(1e-3, 'Peak learning rate.', least=0),
+  schedule=field.Field(
+    'cosine',
+    'Learning rate after a linear warmup; wsd is warmup, stable, decay.',
+    choices=tuple(SCHEDULES),
+  ),
+  schedule_steps=field.Field(
+    None,
+    'Step at which the schedule ends. A run continued past it keeps the final '
+    'rate; inverse_sqrt has no end.',
+    kind=int,
+    least=1,
+    none='the budget at the first start',
+    derive=lambda config: config.train.steps,
+  ),
+  warmup_steps=field.Field(
+    None,
+    'Steps of the warmup.',
+    kind=int,
+    least=0,
+    none='a tenth of schedule_steps',
+    derive=lambda config: config.optimizer.schedule_steps // 10,
+    check=_check_warmup,
+  ),
+  final_fraction=field.Field(
+    0.1,
+    'Final learning rate, as a share of learning_rate.',
+    least=0,
+    most=1,
+  ),
+  decay_fraction=field.Field(
+    0.1,
+    'Share of schedule_steps in which the rate falls.',
+    least=0,
+    most=1,
+    read_with={'schedule': ('wsd',)},
+    check=_check_decay,
+  ),
+  weight_decay=_read_by_some(
+    'weight_decay',
+    'Weight decay: part of the gradient for sgd, rmsprop and adam, a step of '
+    'its own for the others.',
+  ),
+  # At 1 the bias correction divides by 0.
+  b1=_read_by_some('b1', 'Decay of the mean gradient.', most=0.99999),
+  b2=_read_by_some('b2', 'Decay of the mean square.', most=0.99999),
+  epsilon=_read_by_some(
+    'epsilon', 'Added to the denominator; for adafactor to the squares.'
+  ),
+  momentum=_read_by_some('momentum', 'Momentum; 0: none.', most=1),
+  clip_norm=field.Field(
+    1.0, 'Largest global norm of the gradient; 0: no clipping.', least=0
+  ),
+)
 
 
 def make(config) -> optax.GradientTransformation:

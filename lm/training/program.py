@@ -15,13 +15,29 @@ import ml_collections
 import numpy as np
 import optax
 
-from lm import models, types
+from lm import field, models, types
 from lm.data import packing, pipeline
 from lm.runtime import hosts, sharding
 from lm.training import flops, optimizer, step
 
 # Steps of a measurement: run before timing, and timed.
 WARMUP, TIMED = 3, 10
+
+FIELDS = field.section(
+  microbatches=field.Field(
+    1,
+    'Parts of the batch over which a step accumulates its gradient.',
+    least=1,
+    may_change=True,
+  ),
+  ema=field.Field(
+    0.0,
+    'Decay of an average of the parameters, which evaluation and samples use '
+    'instead of the last ones; 0: none.',
+    least=0,
+    most=0.999999,  # At 1 the average never moves.
+  ),
+)
 
 # (state, batch) -> (state, metrics); donates the state that it is given.
 CompiledStep = Callable[

@@ -1,21 +1,28 @@
-"""What each way to generate reads: the table, and what is refused by it."""
+"""What each strategy reads of the section `generate`, and what is a warning."""
 
 import dataclasses
 import json
+import re
 
 import jax
 import ml_collections
 import pytest
 
 from experiments import base
-from lm import errors, models, objectives
-from lm.config import decoding, resolve as config_lib
+from lm import models, objectives
+from lm.config import check, resolve as config_lib
 from lm.data import tokenizer
 from lm.generation import strategies
 from lm.runtime import sharding
 from lm.training import loaded
 
-# Way -> fields of a config whose objective has it.
+FIELDS = {
+  name: one
+  for name, one in base.FIELDS['generate'].items()
+  if name != 'samples'  # Read when training ends, whatever the strategy.
+}
+
+# Strategy -> fields of a config whose objective has it.
 OBJECTIVES = {
   'continuation': {'name': 'causal'},
   'target': {'name': 'supervised'},
@@ -42,7 +49,7 @@ VALUES = {
 }
 # What switches a field off -> the field, and words of the message.
 SWITCHED = [
-  ({}, 'length_penalty', 'generate.beams=1, which goes on .*beams=4 or so'),
+  ({}, 'length_penalty', 'generate.beams=1, which continues .*beams=4 or so'),
   ({'temperature': 0.0}, 'top_k', 'generate.temperature=0.0, .* higher temp'),
   ({'temperature': 0.0}, 'top_p', 'generate.temperature=0.0, .* higher temp'),
   ({'temperature': 0.0}, 'min_p', 'generate.temperature=0.0, .* higher temp'),
@@ -74,138 +81,135 @@ def of_way(config, way: str, **settings):
   return config
 
 
-def mistake(config, given=None) -> str:
-  with pytest.raises(errors.UserError) as caught:
-    config_lib.resolve(config, given=given)
-  assert '\n' not in str(caught.value)
-  return str(caught.value)
+@pytest.fixture
+def resolve(capsys):
+  """resolve(config, given=None) -> resolved `generate`, lines of warnings."""
+
+  def run(config, given=None):
+    check.warn.cache_clear()
+    resolved = config_lib.resolve(config, given=given).generate
+    return resolved, capsys.readouterr().err.splitlines()
+
+  return run
 
 
-def test_the_table_has_every_field_and_way():
-  # Read when training ends, whatever the way.
-  fields = set(base.get_config().generate) - {'samples'}
-  assert set(decoding.DEFAULTS) == fields == set(VALUES)
-  assert set().union(*decoding.READS.values()) == fields
-  assert set(decoding.READS) == set(strategies.STRATEGIES) == set(OBJECTIVES)
-  # Those that switch others off are settled first.
-  order = list(decoding.DEFAULTS)
-  for switch in decoding.SWITCHES:
-    for field in switch.fields:
-      assert order.index(switch.by) < order.index(field)
+def test_the_declarations_have_every_field_and_strategy():
+  read = {name for one in strategies.STRATEGIES.values() for name in one.reads}
+  assert read == set(FIELDS) == set(VALUES)
+  assert set(strategies.STRATEGIES) == set(OBJECTIVES)
 
 
 @pytest.mark.parametrize('way', OBJECTIVES)
-def test_what_a_way_reads_has_its_default_and_the_rest_is_none(config, way):
-  resolved = config_lib.resolve(of_way(config, way))
-  assert objectives.make(resolved).generates == (way,)
-  found = {n: v for n, v in resolved.generate.items() if n != 'samples'}
-  expected = dict.fromkeys(decoding.DEFAULTS)
-  expected |= {n: decoding.DEFAULTS[n] for n in decoding.READS[way]}
-  assert found == {**expected, 'length_penalty': None}
+def test_what_is_read_has_its_default_and_the_rest_is_none(
+  config, way, resolve
+):
+  config = of_way(config, way)
+  found, warnings = resolve(config)
+  reads = strategies.STRATEGIES[way].reads
+  expected = {n: one.where_read for n, one in FIELDS.items() if n in reads}
+  expected |= {'length_penalty': None, 'samples': 1}
+  assert found.to_dict() == {**dict.fromkeys(FIELDS), **expected}
   # Settled again, as the config of a run folder is, it stays what it is.
-  assert config_lib.resolve(resolved).generate == resolved.generate
+  again = ml_collections.ConfigDict(config_lib.resolve(config))
+  assert resolve(again) == (found, warnings) == (found, [])
 
 
 @pytest.mark.parametrize('way', OBJECTIVES)
-def test_a_field_that_a_way_does_not_read_is_refused(config, way):
-  name = OBJECTIVES[way]['name']
-  reads = decoding.READS[way]
-  for field, value in VALUES.items():
-    if field in reads:
-      continue
-    one = of_way(
-      ml_collections.ConfigDict(config.to_dict()), way, **{field: value}
-    )
-    message = mistake(one)
-    assert message.startswith(
-      f"generate.{field}={value!r} is not read by objective.name='{name}', "
-      'which reads batch_size, '
-    )
-    assert message.endswith('; leave it out')
-    listed = message.split('which reads ')[1].removesuffix('; leave it out')
-    assert set(listed.split(', ')) == set(reads)
-    if field in decoding.NEUTRAL:
-      one.generate[field] = decoding.NEUTRAL[field]
-      assert config_lib.resolve(one).generate[field] is None
+def test_a_field_that_a_strategy_does_not_read_is_a_warning(
+  config, way, resolve
+):
+  objective = f"objective.name='{OBJECTIVES[way]['name']}'"
+  reads = strategies.STRATEGIES[way].reads
+  listed = ', '.join(name for name in FIELDS if name in reads)
+  for name in set(FIELDS) - set(reads):
+    one = ml_collections.ConfigDict(config.to_dict())
+    found, warnings = resolve(of_way(one, way, **{name: VALUES[name]}))
+    assert warnings == [
+      f'warning: generate.{name}={VALUES[name]!r} is not read by {objective}, '
+      f'which reads {listed}; leave it out'
+    ]
+    assert found[name] is None
+    one.generate[name] = FIELDS[name].neutral
+    assert resolve(one) == (found, [])
 
 
-@pytest.mark.parametrize(('settings', 'field', 'words'), SWITCHED)
-@pytest.mark.parametrize('way', ['continuation', 'target', 'spans'])
-def test_what_another_setting_switches_off_is_refused(
-  config, way, settings, field, words
+@pytest.mark.parametrize(
+  ('way', 'settings', 'name', 'words'),
+  [
+    *(
+      (way, *case)
+      for case in SWITCHED
+      for way in ('continuation', 'target', 'spans')
+    ),
+    *(('unmasking', *case) for case in SWITCHED_UNMASKING),
+  ],
+)
+def test_what_another_setting_switches_off_is_a_warning(
+  config, way, settings, name, words, resolve
 ):
   config = of_way(config, way, **settings)
-  assert config_lib.resolve(config).generate[field] is None
-  config.generate[field] = VALUES[field]
-  with pytest.raises(errors.UserError, match=words) as caught:
-    config_lib.resolve(config)
-  assert str(caught.value).startswith(
-    f'generate.{field}={VALUES[field]!r} is not read with generate.'
+  found, warnings = resolve(config)
+  assert (found[name], warnings) == (None, [])
+  config.generate[name] = VALUES[name]
+  again, (line,) = resolve(config)
+  assert again == found
+  assert re.match(
+    f'warning: generate.{name}={VALUES[name]!r} is not read with .*{words}',
+    line,
   )
-
-
-@pytest.mark.parametrize(('settings', 'field', 'words'), SWITCHED_UNMASKING)
-def test_what_steps_and_a_fixed_order_switch_off_is_refused(
-  config, settings, field, words
-):
-  config = of_way(config, 'unmasking', **settings)
-  assert config_lib.resolve(config).generate[field] is None
-  config.generate[field] = VALUES[field]
-  with pytest.raises(errors.UserError, match=words):
-    config_lib.resolve(config)
   # Places that are filled in an order that is drawn differ by themselves.
-  if field != 'order':
+  if way == 'unmasking' and name != 'order':
     config.generate.update(order='random', steps=2)
-    assert config_lib.resolve(config).generate[field] == VALUES[field]
+    again, warnings = resolve(config)
+    assert (again[name], warnings) == (VALUES[name], [])
 
 
-def test_an_objective_that_generates_nothing_reads_nothing(config):
+def test_an_objective_that_generates_nothing_reads_nothing(config, resolve):
   config = of_way(config, 'spans', temperature=0.5)
   config.objective.span.target = 'everything'
-  assert 'generates nothing; leave it out' in mistake(config)
-  config.generate.temperature = None
-  resolved = config_lib.resolve(config).generate.to_dict()
-  assert resolved.pop('samples') == 1
-  assert not any(resolved.values())
+  found, (line,) = resolve(config)
+  assert line.endswith('generates nothing; leave it out')
+  assert found.to_dict() == {**dict.fromkeys(FIELDS), 'samples': 1}
 
 
-def test_of_a_finished_run_only_what_is_given_now_is_judged(config, tmp_path):
+def test_of_a_finished_run_only_what_is_given_now_is_judged(
+  config, tmp_path, resolve
+):
   """And a config from when every field had a value can be loaded."""
   config_lib.save(config_lib.resolve(of_way(config, 'masks')), tmp_path)
   path = tmp_path / 'config.json'
   old = json.loads(path.read_text())
-  old['generate'] = {**decoding.DEFAULTS, **VALUES, 'samples': 1}
+  old['generate'] = {**VALUES, 'samples': 1}
   path.write_text(json.dumps(old))
   stored = ml_collections.ConfigDict(config_lib.load(tmp_path))
-  resolved = config_lib.resolve(stored, given=())
-  assert resolved.generate.candidates == VALUES['candidates']
-  assert resolved.generate.temperature is None
-  message = mistake(stored, given=['generate.temperature'])
-  assert message.startswith('generate.temperature=0.5 is not read by')
+  found, warnings = resolve(stored, given=())
+  assert found.candidates == VALUES['candidates']
+  assert (found.temperature, warnings) == (None, [])
+  _, (line,) = resolve(stored, given=['generate.temperature'])
+  assert line.startswith('warning: generate.temperature=0.5 is not read by')
 
 
-def test_a_setting_of_now_takes_the_place_of_what_the_run_had(config):
+def test_a_setting_of_now_takes_the_place_of_what_the_run_had(config, resolve):
   stored = config_lib.resolve(
     of_way(config, 'continuation', top_k=5, samples_per_prompt=2)
   ).to_dict()
   config = ml_collections.ConfigDict(stored)
   config.generate.beams = 4
-  found = config_lib.resolve(config, given=['generate.beams']).generate
-  assert found.length_penalty == decoding.DEFAULTS['length_penalty']
+  found, warnings = resolve(config, given=['generate.beams'])
+  assert found.length_penalty == FIELDS['length_penalty'].where_read
   assert (found.top_k, found.temperature, found.seed) == (None, None, None)
-  # With one that was not given nothing is the user's mistake but the other.
+  assert warnings == []
   config.generate.temperature = 0.5
-  message = mistake(config, given=['generate.temperature'])
-  assert message.startswith('generate.temperature=0.5 is not read with gener')
+  _, (line,) = resolve(config, given=['generate.temperature'])
+  assert line.startswith('warning: generate.temperature=0.5 is not read with')
 
 
-def test_a_run_that_goes_on_has_what_is_given_now(config):
+def test_a_continued_run_has_what_is_given_now(config):
   config = of_way(config, 'continuation', temperature=0.0)
   stored = config_lib.resolve(config).to_dict()
   config.generate.update(temperature=None, top_k=3)
   found = config_lib.resolve(config, stored).generate
-  assert found.top_k == 3
-  assert found.temperature == decoding.DEFAULTS['temperature']
+  assert (found.top_k, found.temperature) == (3, 0.8)
 
 
 class Watched:
@@ -249,8 +253,8 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize('way', OBJECTIVES)
-def test_a_way_reads_what_the_table_says_and_nothing_else(config, way):
-  """What is None cannot be computed with: no field is missing in the table."""
+def test_a_strategy_reads_what_it_declares_and_nothing_else(config, way):
+  """What is None cannot be computed with: no declaration lacks a field."""
   config.model.num_layers = 1
   config.data.sequence_length = 16
   resolved = config_lib.resolve(of_way(config, way))
@@ -276,4 +280,4 @@ def test_a_way_reads_what_the_table_says_and_nothing_else(config, way):
     )
     if runs:
       made(PROMPTS[way])
-  assert read & set(decoding.DEFAULTS) == set(decoding.READS[way])
+  assert read & set(FIELDS) == set(strategies.STRATEGIES[way].reads)

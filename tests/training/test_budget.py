@@ -107,9 +107,9 @@ def test_a_run_that_goes_on_keeps_its_speed_and_its_schedule(config):
 def test_the_flags_to_go_on_double_the_run(config, budgets, flags):
   done = budgets.pop('done', None)
   given(config, step_seconds=STEP_SECONDS, **budgets)
-  resolved = config_lib.resolve(config)
+  resolved, objective = config_lib.resolve_with_objective(config)
   done = done or resolved.train.steps
-  assert budget.flags_to_go_on(resolved, config, done) == flags
+  assert budget.flags_to_go_on(resolved, objective, config, done) == flags
   for flag in flags.split():
     name, value = flag.removeprefix('--config.train.').split('=')
     config.train[name] = type(config.train[name] or 0)(value)

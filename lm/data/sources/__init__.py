@@ -14,7 +14,7 @@ import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from lm import errors
+from lm import errors, field
 from lm.data.sources import docstrings, documents, formats, streams
 
 Document = documents.Document
@@ -236,6 +236,105 @@ PACKAGED = tuple(name for name in SOURCES if name != 'files')
 FIXED_SPLITS = ('sotu',)
 # Sources that can hold pairs.
 _PAIRED = ('files', 'stdlib')
+
+
+def names(config_data) -> list[str]:
+  """Names of the sources; an entry of a mixture that is a path is files."""
+  return [name for name, _ in config_data.sources] or [config_data.source]
+
+
+def _unread_without_files(config, value) -> str | None:
+  del value
+  if any(name not in PACKAGED for name in names(config.data)):
+    return None
+  return (
+    'is read of files alone, and there are none; leave it out, or give '
+    '--config.data.source=files and data.path'
+  )
+
+
+def _check_text_column(config):
+  if not config.data.text_column:
+    raise errors.UserError(
+      "data.text_column='' names no column; give the one that holds the text"
+    )
+
+
+def _check_target_column(config):
+  data, column = config.data, config.data.target_column
+  if column is None:
+    return
+  if column in ('', data.text_column):
+    raise errors.UserError(
+      f'data.target_column={column!r} is no column beside data.text_column='
+      f'{data.text_column!r}; give the one that holds the targets'
+    )
+  if data.language is not None:
+    raise errors.UserError(
+      f'data.language={data.language!r} drops documents in other languages, '
+      f'but data.target_column={column!r} makes pairs, which may have two; '
+      'leave one out'
+    )
+
+
+FIELDS = field.section(
+  source=field.Field(
+    'sotu',
+    'Where text comes from: a package, or your own files at data.path.',
+    choices=tuple(SOURCES),
+  ),
+  sources=field.Field(
+    (),
+    'A mixture instead: pairs of a source, by name or by path, and its '
+    "weight, such as (('sotu', 2.0), ('corpus/*.jsonl.gz', 1.0)).",
+    check=lambda config: check_mixture(config.data.sources),
+  ),
+  path=field.Field(
+    None,
+    'A file, a folder or a glob of .txt, .md, .jsonl, .csv, .tsv, .parquet '
+    'and .html, plain or packed as .gz or .zst.',
+    kind=str,
+    none='none',
+  ),
+  text_column=field.Field(
+    'text',
+    'The field of .jsonl, or the column of tables, that holds the text.',
+    unread=_unread_without_files,
+    check=_check_text_column,
+  ),
+  target_column=field.Field(
+    None,
+    'The field or column of targets: each line or row is then a pair, whose '
+    'source is in text_column. Only objectives of pairs predict the target '
+    'alone; for others a pair is both texts with [SEP] between them. Pairs '
+    'are split by source; their characters are normalized, and near '
+    'duplicates stay.',
+    kind=str,
+    none='no pairs',
+    check=_check_target_column,
+  ),
+  encoding=field.Field(
+    'utf-8',
+    'A codec of Python, such as gb18030, for files other than Parquet; for '
+    'HTML where the page declares none.',
+    unread=_unread_without_files,
+    check=lambda config: streams.check_encoding(config.data.encoding),
+  ),
+  errors=field.Field(
+    'stop',
+    'A broken file, line or row ends everything with a message (stop), or is '
+    'skipped and counted (skip).',
+    choices=documents.ERRORS,
+    unread=_unread_without_files,
+  ),
+  document_bytes=field.Field(
+    1 << 20,
+    "Bytes beyond which a document of a file is cut, at lines' ends.",
+    least=1024,
+    most=2**31 - 1,
+    unread=_unread_without_files,
+  ),
+)
 
 
 def _check_no_pairs(config_data, where: str):
