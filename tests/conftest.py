@@ -2,12 +2,12 @@
 
 import os
 import pathlib
-import random
 import sys
 
-# Before jax is imported: every test sees a mesh of eight devices. Compiling
-# takes most of the suite's time, and nearly half of that without optimization.
-QUICKLY_COMPILED = '--xla_backend_optimization_level=0'
+from helpers import commands
+from helpers.environment import QUICKLY_COMPILED, ROOT
+
+# Before jax is imported: every test sees a mesh of eight devices.
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['XLA_FLAGS'] = (
   f'--xla_force_host_platform_device_count=8 {QUICKLY_COMPILED}'
@@ -16,32 +16,11 @@ os.environ['XLA_FLAGS'] = (
 import jax
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from helpers.texts import sentences
+
 from experiments import base
-
-_WORDS = (
-  'the of to and a in that is was he for it with as his on be at by had not '
-  'are but from or have an they which one you were her all she there would '
-  'their we him been has when who will more no if out so said what up its '
-  'about into than them can only other new some could time these two may then '
-  'do first any my now such like our over man me even most made after also '
-  'did many before must through years where much your way well down should '
-  'because each just those people how too little state good very make world'
-).split()
-
-
-def sentences(seed: int, count: int) -> str:
-  """Text of common words, the same for the same arguments."""
-  rng = random.Random(seed)
-  weights = [1 / (i + 1) for i in range(len(_WORDS))]
-  parts = []
-  for _ in range(count):
-    words = rng.choices(_WORDS, weights, k=rng.randint(4, 14))
-    parts.append(' '.join(words).capitalize() + '.')
-    parts.append('\n\n' if rng.random() < 0.2 else ' ')
-  return ''.join(parts)
 
 
 @pytest.fixture(scope='session')
@@ -67,6 +46,14 @@ def compilation_cache(tmp_path_factory) -> str:
 def _use_compilation_cache(compilation_cache):
   jax.config.update('jax_compilation_cache_dir', compilation_cache)
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
+
+
+@pytest.fixture(scope='session')
+def run_command(tmp_path_factory, compilation_cache):
+  """run_command(*flags, stdin=b'', cwd=...) -> exit code, stdout, stderr."""
+  folder = tmp_path_factory.mktemp('forks')
+  with commands.server(folder, compilation_cache) as run:
+    yield run
 
 
 @pytest.fixture

@@ -1,33 +1,17 @@
 """Chinese from files to generated text: no byte lost, whole characters only."""
 
 import json
-import random
 import shutil
 
 import pytest
+from helpers.texts import chinese
 
 from lm import errors, evaluate, generate, load_run, train
 from lm.config import resolve as config_lib
 from lm.data import prepare, store
 from lm.generation import left_to_right
 
-_WORDS = (
-  '我们 中国 人民 今天 工作 学习 天气 北京 上海 喜欢 可以 因为 所以 已经 开始 '
-  '经济 发展 社会 问题 研究 大学 老师 学生 朋友 时间 地方 觉得 知道 非常 重要 '
-  '龘 靐 齉 爩 鱻 麤 灪 麣 鸾 籲'
-).split()
 _PROMPTS = ['我们今天', '因为天气非常好，', '中', '北京的大学。学生', '龘']
-
-
-def chinese(seed: int, count: int) -> str:
-  """Sentences of made-up order."""
-  rng = random.Random(seed)
-  weights = [1 / (i + 1) for i in range(len(_WORDS))]
-  parts = []
-  for _ in range(count):
-    parts += rng.choices(_WORDS, weights, k=rng.randint(3, 9))
-    parts.append(rng.choice(['。', '，', '！', '。\n']))
-  return ''.join(parts)
 
 
 @pytest.fixture(scope='module')

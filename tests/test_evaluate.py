@@ -6,7 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from test_scorer import make_objective
+from helpers.scorers import make_objective
 
 from lm import evaluate, models, types
 from lm.config import resolve as config_lib

@@ -10,8 +10,8 @@ import types
 
 import ml_collections
 import pytest
-from test_chinese import chinese
-from test_generate import make_run
+from helpers.generators import make_run
+from helpers.texts import chinese
 
 from lm import errors, evaluate_text, objectives
 from lm.data import tokenizer as tokenizer_lib

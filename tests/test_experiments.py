@@ -10,7 +10,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT
+from helpers.environment import ROOT
 
 from lm import models, objectives, types
 from lm.config import resolve as config_lib

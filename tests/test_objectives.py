@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-import runs
+from helpers import runs
 
 from lm import models, objectives
 from lm.config import resolve as config_lib

@@ -17,8 +17,7 @@ import subprocess
 
 import ml_collections
 import pytest
-import test_run
-from conftest import ROOT
+from helpers.environment import ROOT
 
 from experiments import base
 from lm import objectives
@@ -68,8 +67,6 @@ _BLOCK = re.compile(r'^```(\w*)\n(.*?)^```$', re.M | re.S)
 _SPAN = re.compile(r'(?<!`)`([^`\n]+)`(?!`)')
 _LINK = re.compile(r'\[[^\]]*\]\(([^)\s]+)\)')
 _TABLE = re.compile(r'(<!-- fields: (\S+) -->\n).*?(<!-- end -->)', re.S)
-
-run_command = test_run.run
 
 
 def read(page: str) -> str:

@@ -6,7 +6,7 @@ import shutil
 import signal
 
 import pytest
-import runs
+from helpers import runs
 
 from lm.config import resolve as config_lib
 from lm.training import metrics

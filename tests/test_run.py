@@ -1,8 +1,4 @@
-"""The command line: a mistake is one line on stderr, exit code 2, no traceback.
-
-Starting Python takes seconds, so one process imports everything once and runs
-`run.py` in a fork for each command.
-"""
+"""The command line: a mistake is one line, exit code 2, and no traceback."""
 
 import json
 import os
@@ -11,76 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import QUICKLY_COMPILED, ROOT
-
-_FORKS = """
-import json, os, runpy, signal, sys, traceback
-
-sys.path.insert(0, sys.argv[1])
-script = os.path.join(sys.argv[1], 'run.py')
-sys.argv = ['run.py']
-from ml_collections import config_flags
-from experiments import base
-from lm import evaluate, generate, train
-
-
-def child(case):
-  os.chdir(case['cwd'])
-  for number, name in enumerate(('stdin', 'stdout', 'stderr')):
-    flags = os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT
-    os.dup2(os.open(os.path.join(case['io'], name), flags), number)
-  signal.alarm(60)
-  sys.argv = [script, *case['flags']]
-  code = 0
-  try:
-    runpy.run_path(script, run_name='__main__')
-  except SystemExit as error:
-    code = error.code or 0
-  except BaseException:
-    traceback.print_exc()
-    code = 1
-  sys.stdout.flush()
-  sys.stderr.flush()
-  os._exit(code)
-
-
-for line in sys.stdin:
-  pid = os.fork()
-  if not pid:
-    child(json.loads(line))
-  print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-"""
-
-
-@pytest.fixture(scope='module')
-def run(tmp_path_factory, compilation_cache):
-  """run(*flags, stdin=b'', cwd=None) -> exit code, stdout, stderr."""
-  folder = tmp_path_factory.mktemp('forks')
-  environment = {**os.environ, 'JAX_COMPILATION_CACHE_DIR': compilation_cache}
-  environment['XLA_FLAGS'] = QUICKLY_COMPILED  # one device
-  server = subprocess.Popen(
-    [sys.executable, '-c', _FORKS, str(ROOT)],
-    stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-    env=environment,
-    text=True,
-  )
-
-  def start(*flags, stdin=b'', cwd=folder):
-    for name, content in [('stdin', stdin), ('stdout', b''), ('stderr', b'')]:
-      (folder / name).write_bytes(content)
-    case = {'flags': flags, 'cwd': str(cwd), 'io': str(folder)}
-    server.stdin.write(json.dumps(case) + '\n')
-    server.stdin.flush()
-    code = int(server.stdout.readline())
-    return code, *(
-      (folder / name).read_bytes().decode() for name in ('stdout', 'stderr')
-    )
-
-  yield start
-  server.stdin.close()
-  server.stdout.close()
-  server.wait(60)
+from helpers.environment import QUICKLY_COMPILED, ROOT
 
 
 @pytest.fixture(scope='module')
@@ -109,10 +36,10 @@ def tiny(corpus, tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def workdir(run, tiny, tmp_path_factory):
+def workdir(run_command, tiny, tmp_path_factory):
   """A finished run, to be copied where it is changed."""
   folder = tmp_path_factory.mktemp('run') / 'done'
-  code, _, err = run(*tiny, f'--workdir={folder}')
+  code, _, err = run_command(*tiny, f'--workdir={folder}')
   assert (code, err) == (0, '')
   return folder
 
@@ -186,11 +113,11 @@ CONFIGS = {
     ('--mode=show --config=plain.py --workdir=file/x', ('file/x cannot be',)),
   ],
 )
-def test_a_mistake_is_one_line(run, tmp_path, flags, words):
+def test_a_mistake_is_one_line(run_command, tmp_path, flags, words):
   for name, content in CONFIGS.items():
     (tmp_path / f'{name}.py').write_text(content)
   (tmp_path / 'file').write_text('mine')
-  line = mistake(run(*flags.split(), cwd=tmp_path))
+  line = mistake(run_command(*flags.split(), cwd=tmp_path))
   for word in words:
     assert word in line
   assert (tmp_path / 'file').read_text() == 'mine'
@@ -212,7 +139,7 @@ def test_a_mistake_is_one_line(run, tmp_path, flags, words):
   ],
 )
 def test_a_mistake_in_the_data_is_one_line(
-  run, tiny, workdir, tmp_path, flag, words
+  run_command, tiny, workdir, tmp_path, flag, words
 ):
   del workdir  # its data is prepared
   contents = {
@@ -227,15 +154,15 @@ def test_a_mistake_in_the_data_is_one_line(
   flags = [*tiny, f'--config.{flag}', '--workdir=run']
   if flag.startswith('data.path'):
     flags.append('--config.data.directory=prepared')
-  line = mistake(run(*flags, cwd=tmp_path))
+  line = mistake(run_command(*flags, cwd=tmp_path))
   for word in words:
     assert word in line
   assert not (tmp_path / 'prepared').exists()
   assert (tmp_path / 'one' / 'a.txt').read_bytes() == b'a text'
 
 
-def test_help_lists_modes_flags_and_sections(run):
-  code, out, err = run('--help')
+def test_help_lists_modes_flags_and_sections(run_command):
+  code, out, err = run_command('--help')
   assert (code, err) == (0, '')
   for name in (
     *('train', 'evaluate', 'generate', 'show', 'prepare', 'benchmark'),
@@ -245,16 +172,16 @@ def test_help_lists_modes_flags_and_sections(run):
   assert '--workdir' in out
 
 
-def test_help_prints_a_section(run):
-  code, out, err = run('--help=objective.span')
+def test_help_prints_a_section(run_command):
+  code, out, err = run_command('--help=objective.span')
   assert (code, err) == (0, '')
   assert 'objective.span.noise = ' in out
 
 
 def test_a_setting_of_generate_without_effect_is_a_warning(
-  run, workdir, tmp_path
+  run_command, workdir, tmp_path
 ):
-  code, out, err = run(
+  code, out, err = run_command(
     *('--mode=generate', '--prompt=A', f'--workdir={workdir}'),
     *('--config.generate.steps=3', '--config.generate.samples=2'),
   )
@@ -266,9 +193,9 @@ def test_a_setting_of_generate_without_effect_is_a_warning(
   assert len(lines) == 3  # and the note on the text
 
 
-def test_a_finished_run_says_so_and_changes_nothing(run, tiny, workdir):
+def test_a_finished_run_says_so_and_changes_nothing(run_command, tiny, workdir):
   before = (workdir / 'metrics.jsonl').read_bytes()
-  code, out, err = run(*tiny, f'--workdir={workdir}')
+  code, out, err = run_command(*tiny, f'--workdir={workdir}')
   assert (code, err) == (0, '')
   assert 'is finished: 2 steps' in out
   prompt = json.loads((workdir / 'provenance.json').read_text())['prompt']
@@ -279,34 +206,38 @@ def test_a_finished_run_says_so_and_changes_nothing(run, tiny, workdir):
 
 @pytest.mark.parametrize('field', ['seed', 'model.width', 'data.batch_size'])
 def test_another_experiment_does_not_go_into_the_folder(
-  run, tiny, workdir, field
+  run_command, tiny, workdir, field
 ):
   before = (workdir / 'config.json').read_bytes()
-  line = mistake(run(*tiny, f'--config.{field}=8', f'--workdir={workdir}'))
+  line = mistake(
+    run_command(*tiny, f'--config.{field}=8', f'--workdir={workdir}')
+  )
   assert f'{field}=' in line
   assert '--workdir' in line
   assert (workdir / 'config.json').read_bytes() == before
 
 
 @pytest.mark.parametrize('mode', ['evaluate', 'generate', 'show'])
-def test_a_trained_model_keeps_its_config(run, workdir, mode):
+def test_a_trained_model_keeps_its_config(run_command, workdir, mode):
   flags = ('--config.model.width=64', f'--workdir={workdir}', f'--mode={mode}')
-  line = mistake(run(*flags))
+  line = mistake(run_command(*flags))
   assert '--config.model.width cannot change' in line
   assert f'--config.{mode}.*' in line
 
 
 @pytest.mark.parametrize('content', ['', '{', '[]', '{"seed": 0}'])
 @pytest.mark.parametrize('mode', ['evaluate', 'generate', 'show'])
-def test_a_damaged_config_is_one_line(run, workdir, tmp_path, content, mode):
+def test_a_damaged_config_is_one_line(
+  run_command, workdir, tmp_path, content, mode
+):
   copy = shutil.copytree(workdir, tmp_path / 'copy')
   (copy / 'config.json').write_text(content)
-  line = mistake(run(f'--workdir={copy}', f'--mode={mode}', stdin=b'a'))
+  line = mistake(run_command(f'--workdir={copy}', f'--mode={mode}', stdin=b'a'))
   assert 'config' in line
 
 
-def test_evaluate_ends_in_a_line_of_json(run, workdir):
-  code, out, err = run(
+def test_evaluate_ends_in_a_line_of_json(run_command, workdir):
+  code, out, err = run_command(
     '--mode=evaluate', f'--workdir={workdir}', '--config.evaluate.batch_size=5'
   )
   assert (code, err) == (0, '')
@@ -318,37 +249,37 @@ def test_evaluate_ends_in_a_line_of_json(run, workdir):
   assert figures['bytes'] == final['bytes']
 
 
-def test_show_of_a_run_and_of_a_config(run, tiny, workdir, tmp_path):
+def test_show_of_a_run_and_of_a_config(run_command, tiny, workdir, tmp_path):
   folder = shutil.copytree(workdir, tmp_path / 'copy')
   flags = ('--mode=show', '--config.show.objectives=all')
-  code, out, err = run(*flags, f'--workdir={folder}')
+  code, out, err = run_command(*flags, f'--workdir={folder}')
   assert (code, err) == (0, '')
   assert out.startswith('validation documents of')
   assert out.endswith(f'page: {folder / "show.html"}\n')
   # The default config, since there is neither a run nor a name of one.
-  code, out, err = run(*tiny, *flags, cwd=tmp_path)
+  code, out, err = run_command(*tiny, *flags, cwd=tmp_path)
   assert (code, err) == (0, '')
   assert out.startswith('training documents of')
   assert (tmp_path / 'runs' / 'quickstart' / 'show.html').is_file()
   # A folder that holds only the page can become a run.
   flag = '--config.show.seed=1'
-  code, out, err = run(*tiny, flag, cwd=tmp_path)
+  code, out, err = run_command(*tiny, flag, cwd=tmp_path)
   assert (code, err) == (0, '')
   # From now on that is what is shown; a config is still shown when given.
-  code, out, err = run('--mode=show', cwd=tmp_path)
+  code, out, err = run_command('--mode=show', cwd=tmp_path)
   assert (code, err) == (0, '')
   assert out.startswith('validation documents of runs/quickstart')
   config = f'--config={ROOT}/experiments/quickstart.py'
-  code, out, err = run(config, *tiny, '--mode=show', cwd=tmp_path)
+  code, out, err = run_command(config, *tiny, '--mode=show', cwd=tmp_path)
   assert (code, err) == (0, '')
   assert out.startswith('training documents of')
 
 
 def test_benchmark_ends_in_a_line_of_json_and_leaves_no_run(
-  run, tiny, workdir, tmp_path
+  run_command, tiny, workdir, tmp_path
 ):
   del workdir  # its data is prepared
-  code, out, err = run(*tiny, '--mode=benchmark', cwd=tmp_path)
+  code, out, err = run_command(*tiny, '--mode=benchmark', cwd=tmp_path)
   assert (code, err) == (0, '')
   assert list(tmp_path.iterdir()) == []
   figures = json.loads(out.splitlines()[-1])
@@ -366,10 +297,10 @@ def test_benchmark_ends_in_a_line_of_json_and_leaves_no_run(
   assert 'model_flops_utilization' not in figures
 
 
-def test_any_text_is_scored_as_the_test_documents_are(run, workdir):
+def test_any_text_is_scored_as_the_test_documents_are(run_command, workdir):
   path = workdir / 'held_out' / 'test.jsonl'
   flags = ('--mode=evaluate', f'--workdir={workdir}')
-  code, out, err = run(*flags, f'--config.data.path={path}')
+  code, out, err = run_command(*flags, f'--config.data.path={path}')
   assert code == 0
   *tokens, figures = map(json.loads, out.split('\n')[:-1])
   lines = (workdir / 'metrics.jsonl').read_text().splitlines()
@@ -386,7 +317,9 @@ def test_any_text_is_scored_as_the_test_documents_are(run, workdir):
     assert ''.join(t['text'] for t in found) == json.loads(line)['text']
   # The same bytes from stdin, as one document.
   text = json.loads(texts[0])['text']
-  code, out, _ = run(*flags, '--config.data.path=-', stdin=text.encode())
+  code, out, _ = run_command(
+    *flags, '--config.data.path=-', stdin=text.encode()
+  )
   assert code == 0
   *again, figures = map(json.loads, out.split('\n')[:-1])
   first = documents['test.jsonl:1']
@@ -396,7 +329,9 @@ def test_any_text_is_scored_as_the_test_documents_are(run, workdir):
   assert figures['documents'] == 1
 
 
-def test_a_text_is_read_as_the_flags_of_data_say(run, workdir, tmp_path):
+def test_a_text_is_read_as_the_flags_of_data_say(
+  run_command, workdir, tmp_path
+):
   text = '中文 and English,\nin two lines'
   (tmp_path / 'a.csv').write_text(f'body,other\n"{text}",x\n', 'utf-8')
   for name in ('a.txt', 'a.log'):
@@ -411,7 +346,7 @@ def test_a_text_is_read_as_the_flags_of_data_say(run, workdir, tmp_path):
     ('-', encoded, text.encode('gb18030')),
     ('dirty.jsonl', '--config.data.errors=skip', b''),
   ):
-    code, out, err = run(
+    code, out, err = run_command(
       '--mode=evaluate',
       f'--workdir={workdir}',
       f'--config.data.path={name}',
@@ -440,13 +375,13 @@ def test_a_text_is_read_as_the_flags_of_data_say(run, workdir, tmp_path):
   ],
 )
 def test_flags_of_a_text_that_do_not_fit_are_one_line(
-  run, workdir, tmp_path, flags, words
+  run_command, workdir, tmp_path, flags, words
 ):
   (tmp_path / 'a.log').write_text('text')
   (tmp_path / 'a.csv').write_text('text\nwords\n')
   given = [f'--config.{flag}' for flag in flags.split()]
   command = ('--mode=evaluate', f'--workdir={workdir}', *given)
-  line = mistake(run(*command, stdin=b'odd', cwd=tmp_path))
+  line = mistake(run_command(*command, stdin=b'odd', cwd=tmp_path))
   for word in words:
     assert word in line
 
@@ -466,7 +401,7 @@ def test_flags_of_a_text_that_do_not_fit_are_one_line(
   ],
 )
 def test_a_text_that_cannot_be_scored_is_one_line(
-  run, workdir, tmp_path, path, words
+  run_command, workdir, tmp_path, path, words
 ):
   (tmp_path / 'folder').mkdir()
   chinese = b'ok\n' + '中文'.encode('gb18030')
@@ -479,18 +414,20 @@ def test_a_text_that_cannot_be_scored_is_one_line(
   }.items():
     (tmp_path / name).write_bytes(content)
   flags = ('--mode=evaluate', f'--workdir={workdir}')
-  line = mistake(run(*flags, f'--config.data.path={path}', cwd=tmp_path))
+  line = mistake(
+    run_command(*flags, f'--config.data.path={path}', cwd=tmp_path)
+  )
   for word in words:
     assert word in line
 
 
 def test_samples_come_with_figures_beside_the_held_out_text(
-  run, tiny, workdir, tmp_path
+  run_command, tiny, workdir, tmp_path
 ):
   folder = shutil.copytree(workdir, tmp_path / 'copy')
   flags = ('--config.generate.samples=2', '--config.train.steps=3')
   flags += ('--config.generate.samples_per_prompt=2',)
-  code, out, err = run(*tiny, *flags, f'--workdir={folder}')
+  code, out, err = run_command(*tiny, *flags, f'--workdir={folder}')
   assert (code, err) == (0, '')
   final = json.loads((folder / 'metrics.jsonl').read_text().splitlines()[-1])
   documents = final['samples_count']
@@ -503,15 +440,15 @@ def test_samples_come_with_figures_beside_the_held_out_text(
   assert 'class="beside"' in (folder / 'report.html').read_text('utf-8')
 
 
-def test_prompts_come_from_stdin_line_by_line(run, workdir):
+def test_prompts_come_from_stdin_line_by_line(run_command, workdir):
   flags = ('--mode=generate', f'--workdir={workdir}')
   flags += ('--config.generate.temperature=0',)
-  code, out, err = run(*flags, stdin='one\n\n二\r\nlast'.encode())
+  code, out, err = run_command(*flags, stdin='one\n\n二\r\nlast'.encode())
   assert code == 0
   assert [note[:3] for note in err.splitlines()] == ['[1:', '[2:', '[3:', '[4:']
   assert out.startswith('one')
   assert '\n二' in out
-  _, alone, _ = run(*flags, '--prompt=last')
+  _, alone, _ = run_command(*flags, '--prompt=last')
   assert out.endswith(f'\n{alone}')
 
 
@@ -523,19 +460,21 @@ def test_prompts_come_from_stdin_line_by_line(run, workdir):
     (b'a' * 50, ('51 tokens', 'context of 32')),
   ],
 )
-def test_a_wrong_prompt_is_one_line(run, workdir, stdin, words):
-  line = mistake(run('--mode=generate', f'--workdir={workdir}', stdin=stdin))
+def test_a_wrong_prompt_is_one_line(run_command, workdir, stdin, words):
+  line = mistake(
+    run_command('--mode=generate', f'--workdir={workdir}', stdin=stdin)
+  )
   for word in words:
     assert word in line
 
 
-def test_any_folder_will_do_to_start_from(run, tiny, tmp_path):
+def test_any_folder_will_do_to_start_from(run_command, tiny, tmp_path):
   folder = tmp_path / '空 格'
   folder.mkdir()
-  code, _, err = run(*tiny, '--workdir=运 行', cwd=folder)
+  code, _, err = run_command(*tiny, '--workdir=运 行', cwd=folder)
   assert (code, err) == (0, '')
   assert (folder / '运 行' / 'report.html').is_file()
-  code, out, err = run(
+  code, out, err = run_command(
     '--mode=generate', '--workdir=运 行', '--prompt=中', cwd=folder
   )
   assert code == 0

@@ -5,7 +5,7 @@ import random
 
 import numpy as np
 import pytest
-from conftest import sentences
+from helpers.texts import sentences
 
 from lm.data import duplicates
 from lm.data.text import words

@@ -16,7 +16,8 @@ import types
 import ml_collections
 import numpy as np
 import pytest
-from conftest import ROOT, sentences
+from helpers.environment import ROOT
+from helpers.texts import sentences
 
 from experiments import base
 from lm import errors

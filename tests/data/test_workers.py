@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT
+from helpers.environment import ROOT
 
 from lm import errors
 from lm.data import sources, workers

@@ -6,9 +6,8 @@ import math
 import jax
 import numpy as np
 import pytest
-from conftest import sentences
-from test_chinese import chinese
-from test_scorer import make_objective
+from helpers.scorers import make_objective
+from helpers.texts import chinese, sentences
 
 from lm import errors, evaluate, evaluate_text, load_run, models, types
 from lm.config import resolve as config_lib

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.batches import causal_row
 
-from lm import models, objectives, types
+from lm import models, objectives
 from lm.config import resolve as config_lib
 from lm.data import store, tokenizer as tokenizer_lib, windows
 from lm.evaluation import (
@@ -127,22 +128,6 @@ def test_bits_are_those_of_the_chain_rule(setting):
     setting.params, [passages_lib.Passage(ids[:0], ids, 12)], allowed
   )
   np.testing.assert_allclose(part.bits_n, costs, rtol=1e-4)
-
-
-def causal_row(ids):
-  """A batch of one row that predicts `ids`."""
-  tokens = np.concatenate([[tokenizer_lib.BOS], ids[:-1]])[None].astype(
-    np.int32
-  )
-  position = np.arange(len(ids), dtype=np.int32)[None]
-  return types.Batch(
-    tokens_BxL=tokens,
-    targets_BxL=ids[None],
-    weights_BxL=np.ones_like(tokens, np.float32),
-    order_BxL=position,
-    segment_BxL=np.ones_like(tokens),
-    position_BxL=position,
-  )
 
 
 @pytest.mark.parametrize('end', [True, False])

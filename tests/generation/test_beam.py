@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rows import one_a_row
-from test_generate import PROMPTS, make_run, with_settings
-from test_passages import causal_row
+from helpers.batches import causal_row, one_a_row
+from helpers.generators import PROMPTS, make_run, with_settings
 
 from lm import types
 from lm.data import tokenizer

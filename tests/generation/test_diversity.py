@@ -3,7 +3,7 @@
 import collections
 
 import pytest
-from conftest import sentences
+from helpers.texts import sentences
 
 from lm.generation import diversity
 

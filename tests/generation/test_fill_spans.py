@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import sentences
-from test_generate import make_run, with_settings
+from helpers.generators import make_run, with_settings
+from helpers.texts import sentences
 
 from lm import errors, generate, objectives, types
 from lm.data import tokenizer as tokenizer_lib

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from conftest import sentences
-from test_generate import make_run, with_settings
+from helpers.generators import make_run, with_settings
+from helpers.texts import sentences
 
 from lm import errors
 from lm.data import tokenizer as tokenizer_lib

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rows import one_a_row
+from helpers.batches import one_a_row
 
 from lm.generation import sampling
 

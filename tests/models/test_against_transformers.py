@@ -9,7 +9,7 @@ transformers = pytest.importorskip('transformers', reason='needs transformers')
 import dataclasses
 
 import jax.numpy as jnp
-from test_transformer import BERT, GPT2, LLAMA, batch_of, build, run
+from helpers.decoders import BERT, GPT2, LLAMA, batch_of, build, run
 
 V, D, N, H, F, L = 528, 32, 2, 4, 64, 32
 

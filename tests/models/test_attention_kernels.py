@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from attention_cases import check_equals_reference, packed, random_qkv
+from helpers.attention_cases import check_equals_reference, packed, random_qkv
+from helpers.decoders import batch_of
 from jax.sharding import NamedSharding, PartitionSpec as P
-from test_transformer import batch_of
 
 from lm import errors, models, objectives, types
 from lm.config import resolve as config_lib

@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from helpers.environment import ROOT
 
 _COMPILE = """
 import json, sys

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rows import one_a_row
+from helpers.batches import one_a_row
 
 from lm import models, objectives
 from lm.config import resolve as config_lib

@@ -7,7 +7,7 @@ torch = pytest.importorskip('torch', reason='needs torch')
 transformers = pytest.importorskip('transformers', reason='needs transformers')
 
 import jax.numpy as jnp
-from test_encoder_decoder import T5, L, M, V, batch_of, build, pairs
+from helpers.encoder_decoders import T5, L, M, V, batch_of, build, pairs
 from transformers.models.t5 import modeling_t5
 
 from lm.models import relative_bias

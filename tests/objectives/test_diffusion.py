@@ -4,9 +4,9 @@ import itertools
 import math
 
 import jax
-import noise_cases
 import numpy as np
 import pytest
+from helpers import noise
 
 from lm import objectives, types
 from lm.config import resolve as config_lib
@@ -29,7 +29,7 @@ def masked_at(example):
 
 def test_examples_of_the_docstrings(config):
   objective = make(config)
-  record = noise_cases.record([300, 301, 302, EOS])
+  record = noise.record([300, 301, 302, EOS])
   drawn = [
     objective.corrupt(record, np.random.default_rng(seed))[0]
     for seed in range(100)
@@ -51,7 +51,7 @@ def test_examples_of_the_docstrings(config):
 def test_text_alone_is_masked_and_what_is_not_is_read(config, estimator):
   objective = make(config, estimator=estimator)
   rng = np.random.default_rng(0)
-  for record in noise_cases.chunks(2000):
+  for record in noise.chunks(2000):
     before = record.ids_L.copy()
     (example,) = objective.corrupt(record, rng)
     assert np.array_equal(record.ids_L, before)
@@ -74,7 +74,7 @@ def test_text_alone_is_masked_and_what_is_not_is_read(config, estimator):
 
 def test_the_exact_number_is_uniform_and_so_are_the_sets_of_it(config):
   objective = make(config)
-  record = noise_cases.record([300, 301, 302, 303, EOS])
+  record = noise.record([300, 301, 302, 303, EOS])
   rng = np.random.default_rng(0)
   drawn = [objective.corrupt(record, rng)[0] for _ in range(10_000)]
   sets = [masked_at(example) for example in drawn]
@@ -96,7 +96,7 @@ def test_each_token_is_masked_with_the_probability_of_the_weight(config):
   rng = np.random.default_rng(0)
   count, expected, variance, weights = 0, 0.0, 0.0, []
   for place in range(10_000):
-    record = noise_cases.record([300, 301, 302, 303, EOS], place=place)
+    record = noise.record([300, 301, 302, 303, EOS], place=place)
     (example,) = objective.corrupt(record, rng)
     t = diffusion.time(place, 0.01)
     assert 0.01 <= t < 1
@@ -139,7 +139,7 @@ def test_shares_are_even_over_neighbours_and_uniform_for_a_text(config):
 def test_an_example_is_a_function_of_the_record_and_the_generator(config):
   for estimator in diffusion.ESTIMATORS:
     objective = make(config, estimator=estimator)
-    record = noise_cases.record(np.arange(300, 350), place=3)
+    record = noise.record(np.arange(300, 350), place=3)
     first, again, other = (
       objective.corrupt(record, np.random.default_rng(seed))[0]
       for seed in (1, 1, 2)
@@ -152,14 +152,12 @@ def test_an_example_is_a_function_of_the_record_and_the_generator(config):
 @pytest.mark.parametrize('estimator', diffusion.ESTIMATORS)
 def test_a_text_without_a_token_to_mask(config, estimator):
   objective = make(config, estimator=estimator)
-  (example,) = objective.corrupt(
-    noise_cases.record([EOS]), np.random.default_rng(0)
-  )
+  (example,) = objective.corrupt(noise.record([EOS]), np.random.default_rng(0))
   assert example.tokens_L.tolist() == [BOS, EOS]
   assert not example.weights_L.any()
-  model, params = noise_cases.initialized(config_lib.resolve(config), objective)
+  model, params = noise.initialized(config_lib.resolve(config), objective)
   batch = packing.stack([packing.pack([example], objective.capacity)])
-  assert noise_cases.term(objective, model, params, batch) == (
+  assert noise.term(objective, model, params, batch) == (
     'diffusion',
     0,
     0,
@@ -170,7 +168,7 @@ def test_a_text_without_a_token_to_mask(config, estimator):
 def test_rows_hold_all_of_an_epoch(config, tmp_path, estimator):
   config.data.sequence_length = 64
   objective = make(config, estimator=estimator)
-  shared, read = noise_cases.check_rows(objective, tmp_path)
+  shared, read = noise.check_rows(objective, tmp_path)
   assert 0.45 < shared / read < 0.6
 
 
@@ -179,16 +177,16 @@ def test_the_normaliser_is_the_number_of_maskable_tokens(config):
   objective = make(config, estimator='bernoulli')
   rng = np.random.default_rng(0)
   examples = [
-    objective.corrupt(noise_cases.record(ids, place=place), rng)[0]
+    objective.corrupt(noise.record(ids, place=place), rng)[0]
     for place, ids in ((2, [*range(300, 312), EOS]), (4, range(320, 328)))
   ]
   batch = packing.stack([packing.pack(examples, objective.capacity)])
   assert np.sum(batch.segment_BxL == 0) > 0
-  model, params = noise_cases.initialized(config_lib.resolve(config), objective)
-  name, total, weight = noise_cases.term(objective, model, params, batch)
+  model, params = noise.initialized(config_lib.resolve(config), objective)
+  name, total, weight = noise.term(objective, model, params, batch)
   assert (name, weight) == ('diffusion', 12 + 8)
   assert abs(np.sum(batch.weights_BxL) - 20) > 0.5
-  nll_BxL = noise_cases.token_losses(model, params, batch)
+  nll_BxL = noise.token_losses(model, params, batch)
   np.testing.assert_allclose(
     total, np.sum(nll_BxL * batch.weights_BxL), rtol=1e-5
   )
@@ -201,7 +199,7 @@ class Tiny:
     config.model.num_layers = 1
     self.objective = make(config)
     self.ids = np.array(ids)
-    self.model, self.params = noise_cases.initialized(
+    self.model, self.params = noise.initialized(
       config_lib.resolve(config), self.objective
     )
     # As drawn, all is about as likely, whatever stands around it.
@@ -218,9 +216,7 @@ class Tiny:
       diffusion.noised(ids[:0], self.ids, np.isin(np.arange(L), places))
       for places in self.sets
     ]
-    nll_BxL = noise_cases.token_losses(
-      self.model, self.params, self.batch(examples)
-    )
+    nll_BxL = noise.token_losses(self.model, self.params, self.batch(examples))
     # Of the token at each place, by what is masked.
     self.nll = {
       places: np.asarray(row, np.float64)[1 : L + 1]
@@ -256,14 +252,12 @@ def test_the_exact_estimator_averages_to_a_bound(config, L):
   rng = np.random.default_rng(0)
   drawn = {}
   while len(drawn) < 2**L - 1:
-    (example,) = tiny.objective.corrupt(noise_cases.record(ids), rng)
+    (example,) = tiny.objective.corrupt(noise.record(ids), rng)
     drawn[masked_at(example)] = example
   batch = tiny.batch(drawn.values())
   for weights_L, places in zip(batch.weights_BxL, drawn, strict=False):
     weights_L /= L * math.comb(L, len(places))
-  _, bound, weight = noise_cases.term(
-    tiny.objective, tiny.model, tiny.params, batch
-  )
+  _, bound, weight = noise.term(tiny.objective, tiny.model, tiny.params, batch)
   assert weight == len(drawn) * L
   of_orders = tiny.of_orders()
   assert len(of_orders) == math.factorial(L)
@@ -295,12 +289,12 @@ def test_the_bernoulli_estimator_averages_to_the_bound_but_for_epsilon(config):
 def test_what_is_read_tells_nothing_of_what_is_masked(config, estimator):
   objective = make(config, estimator=estimator)
   tried = 0
-  for seed, record in enumerate(noise_cases.chunks(100, most=30)):
+  for seed, record in enumerate(noise.chunks(100, most=30)):
     (example,) = objective.corrupt(record, np.random.default_rng(seed))
     for place in masked_at(example):
       ids = record.ids_L.copy()
       ids[place - 1] ^= 1  # another byte
-      other = noise_cases.record(ids, record.word_L, record.place)
+      other = noise.record(ids, record.word_L, record.place)
       (changed,) = objective.corrupt(other, np.random.default_rng(seed))
       assert np.array_equal(changed.tokens_L, example.tokens_L)
       assert np.flatnonzero(changed.targets_L != example.targets_L) == place
@@ -310,4 +304,4 @@ def test_what_is_read_tells_nothing_of_what_is_masked(config, estimator):
 
 def test_all_of_a_segment_is_seen_and_nothing_else(config):
   objective = make(config)
-  noise_cases.check_sees_its_segment(config_lib.resolve(config), objective)
+  noise.check_sees_its_segment(config_lib.resolve(config), objective)

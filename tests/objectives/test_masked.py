@@ -1,8 +1,8 @@
 """Masked language modelling: what is chosen, what is read, what is seen."""
 
-import noise_cases
 import numpy as np
 import pytest
+from helpers import noise
 
 from lm import objectives, types
 from lm.config import resolve as config_lib
@@ -25,7 +25,7 @@ def predicted(example):
 
 def test_example_of_the_docstring(config):
   objective = make(config, rate=0.5)
-  record = noise_cases.record([300, 301, 302, 303, EOS])
+  record = noise.record([300, 301, 302, 303, EOS])
   drawn = [
     objective.corrupt(record, np.random.default_rng(seed))[0]
     for seed in range(300)
@@ -82,7 +82,7 @@ def test_numbers_are_exact_and_special_ids_are_left_alone(config, unit, rate):
   config.data.sequence_length = 128
   objective = make(config, unit=unit, rate=rate)
   rng = np.random.default_rng(0)
-  for record in noise_cases.chunks(10_000 if rate == 0.15 else 1000):
+  for record in noise.chunks(10_000 if rate == 0.15 else 1000):
     ids = record.ids_L
     before = ids.copy()
     (example,) = objective.corrupt(record, rng)
@@ -110,7 +110,7 @@ def test_words_are_chosen_whole_but_for_the_end_of_the_last_span(config, unit):
   objective = make(config, unit=unit)
   rng = np.random.default_rng(0)
   parts = 0
-  for record in noise_cases.chunks(1000):
+  for record in noise.chunks(1000):
     (example,) = objective.corrupt(record, rng)
     chosen = example.weights_L[1:] > 0
     cut = [
@@ -164,7 +164,7 @@ def test_shares_of_masks_and_of_random_pieces(config, unit, shares):
   )
   rng = np.random.default_rng(0)
   read, truth = [], []
-  for record in noise_cases.chunks(2000):
+  for record in noise.chunks(2000):
     (example,) = objective.corrupt(record, rng)
     read.extend(example.tokens_L[predicted(example)])
     truth.extend(example.targets_L[predicted(example)])
@@ -189,7 +189,7 @@ def test_random_pieces_are_uniform_among_those_in_use(config):
   rng = np.random.default_rng(0)
   ids = np.full(30, 300)
   read = [
-    objective.corrupt(noise_cases.record(ids), rng)[0].tokens_L[1:]
+    objective.corrupt(noise.record(ids), rng)[0].tokens_L[1:]
     for _ in range(2000)
   ]
   in_use = len(tokenizer.pieces) - NUM_SPECIAL
@@ -207,8 +207,8 @@ def test_random_pieces_are_uniform_among_those_in_use(config):
 @pytest.mark.parametrize('unit', masked.UNITS)
 def test_masks_are_drawn_anew_and_are_a_function_of_the_generator(config, unit):
   objective = make(config, unit=unit)
-  for record in noise_cases.chunks(4, most=60):
-    record = noise_cases.record(
+  for record in noise.chunks(4, most=60):
+    record = noise.record(
       np.append(record.ids_L, np.arange(300, 340)),
       np.append(record.word_L, 100 + np.arange(40)),
     )
@@ -225,11 +225,11 @@ def test_masks_are_drawn_anew_and_are_a_function_of_the_generator(config, unit):
 def test_texts_without_anything_to_predict(config, unit):
   objective = make(config, unit=unit)
   rng = np.random.default_rng(0)
-  (example,) = objective.corrupt(noise_cases.record([EOS]), rng)
+  (example,) = objective.corrupt(noise.record([EOS]), rng)
   assert example.tokens_L.tolist() == [BOS, EOS]
   assert not example.weights_L.any()
   # One long word.
-  record = noise_cases.record([300] * 20, [0] * 20)
+  record = noise.record([300] * 20, [0] * 20)
   (example,) = objective.corrupt(record, rng)
   assert np.sum(example.weights_L) == (0 if unit == 'word' else 3)
 
@@ -242,21 +242,21 @@ def test_rows_hold_all_of_an_epoch(config, tmp_path, unit, rate):
   capacity = objective.capacity.predictions
   assert capacity == layout.predictions(round(63 * rate), 64)
   assert (capacity > 0) == (rate == 0.15)
-  shared, read = noise_cases.check_rows(objective, tmp_path)
+  shared, read = noise.check_rows(objective, tmp_path)
   assert 0.5 * rate < shared / read < 1.1 * rate
 
 
 def test_what_is_read_tells_nothing_of_what_is_masked(config):
   objective = make(config)
   seen = 0
-  for seed, record in enumerate(noise_cases.chunks(200, most=30)):
+  for seed, record in enumerate(noise.chunks(200, most=30)):
     (example,) = objective.corrupt(record, np.random.default_rng(seed))
     places = predicted(example)
     kept = example.tokens_L[places] == example.targets_L[places]
     for place in places[~kept] - 1:
       ids = record.ids_L.copy()
       ids[place] ^= 1  # another byte
-      other = noise_cases.record(ids, record.word_L)
+      other = noise.record(ids, record.word_L)
       (changed,) = objective.corrupt(other, np.random.default_rng(seed))
       assert np.array_equal(changed.tokens_L, example.tokens_L)
       assert np.flatnonzero(changed.targets_L != example.targets_L) == place + 1
@@ -266,27 +266,27 @@ def test_what_is_read_tells_nothing_of_what_is_masked(config):
 
 def test_all_of_a_segment_is_seen_and_nothing_else(config):
   objective = make(config, rate=0.4)
-  noise_cases.check_sees_its_segment(config_lib.resolve(config), objective)
+  noise.check_sees_its_segment(config_lib.resolve(config), objective)
 
 
 def test_loss_is_that_of_the_predicted_alone_packed_or_not(config):
   objective = make(config)
-  model, params = noise_cases.initialized(config_lib.resolve(config), objective)
+  model, params = noise.initialized(config_lib.resolve(config), objective)
   rng = np.random.default_rng(0)
   examples = [
-    objective.corrupt(noise_cases.record(rng.integers(270, 526, n)), rng)[0]
+    objective.corrupt(noise.record(rng.integers(270, 526, n)), rng)[0]
     for n in (16, 12)
   ]
 
   def total(examples, capacity):
     batch = packing.stack([packing.pack(examples, capacity)])
-    return noise_cases.term(objective, model, params, batch), batch
+    return noise.term(objective, model, params, batch), batch
 
   (name, value, weight), batch = total(examples, objective.capacity)
   assert name == 'masked'
   assert batch.predict_BxP is not None
   assert weight == sum(len(predicted(e)) for e in examples) == 2 + 2
-  nll_BxL = noise_cases.token_losses(model, params, batch)
+  nll_BxL = noise.token_losses(model, params, batch)
   np.testing.assert_allclose(
     value, np.sum(nll_BxL * batch.weights_BxL), rtol=1e-5
   )

@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 import pytest
-import runs
+from helpers import runs
 
 from lm import objectives, train, types
 from lm.config import resolve as config_lib

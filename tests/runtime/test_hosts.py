@@ -12,7 +12,7 @@ import socket
 import time
 
 import pytest
-import runs
+from helpers import runs
 
 from lm import errors
 from lm.runtime import hosts

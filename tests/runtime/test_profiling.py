@@ -6,7 +6,7 @@ import time
 
 import jax
 import pytest
-import runs
+from helpers import runs
 
 from lm import train
 from lm.runtime import profiling

@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 import optax
 import pytest
-import runs
+from helpers import runs
 
 from lm import errors, evaluate, load_run, models, objectives, train, types
 from lm.config import resolve as config_lib

@@ -3,7 +3,7 @@
 import pathlib
 
 import pytest
-import runs
+from helpers import runs
 
 from lm import errors, objectives, train
 from lm.config import resolve as config_lib

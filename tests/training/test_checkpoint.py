@@ -16,6 +16,8 @@ import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from helpers import small_state
+from helpers.environment import ROOT
 
 from lm import errors, models, objectives
 from lm.config import resolve as config_lib
@@ -23,51 +25,6 @@ from lm.runtime import sharding, signals
 from lm.training import checkpoint, optimizer, step
 
 RULES = models.FAMILIES['transformer'].rules
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-
-def _state(number: int) -> step.TrainState:
-  """A small state whose bits depend on the step, odd floats included."""
-  values = np.random.default_rng(number).standard_normal((40, 32), np.float32)
-  values[0, :4] = [-0.0, 1e-42, np.float32(2) ** -126, -1e38]
-  return step.TrainState(
-    step=jnp.int32(number),
-    params={'trunk': {'kernel': jnp.asarray(values)}},
-    opt_state={'slot': jnp.asarray(values[::-1] * 3)},
-    key=jax.random.PRNGKey(number),
-  )
-
-
-def _progress(number: int) -> dict:
-  return {
-    'position': number,
-    'metrics_length': 1000 + number,
-    'accumulator': {'terms': {'causal': [0.1 * number, 3.0]}},
-    'best': None,
-  }
-
-
-def _abstract() -> step.TrainState:
-  place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), _state(0)
-  )
-
-
-def _same(state: step.TrainState, other: step.TrainState) -> bool:
-  """Whether two states have the same bits."""
-  return all(
-    np.asarray(x).tobytes() == np.asarray(y).tobytes() and x.dtype == y.dtype
-    for x, y in zip(jax.tree.leaves(state), jax.tree.leaves(other), strict=True)
-  )
-
-
-def _save(checkpoints: checkpoint.Checkpoints, number: int, loss=None):
-  checkpoints.save(
-    _state(number), _progress(number), {'seed': 0}, validation_loss=loss
-  )
-  checkpoints.wait()
 
 
 # TensorStore leaves coroutines behind when a read fails.
@@ -96,8 +53,8 @@ def two_steps(tmp_path_factory) -> pathlib.Path:
   """A run folder with the checkpoints 1 and 2; tests must copy it."""
   workdir = tmp_path_factory.mktemp('two_steps')
   checkpoints = checkpoint.Checkpoints(workdir, keep=2, writes=True)
-  _save(checkpoints, 1, 2.0)
-  _save(checkpoints, 2, 1.0)
+  small_state.save(checkpoints, 1, 2.0)
+  small_state.save(checkpoints, 2, 1.0)
   checkpoints.close()
   return workdir
 
@@ -126,38 +83,42 @@ def _turn_digits(path: pathlib.Path):
 
 
 def test_comes_back_bit_identical(tmp_path, opened):
-  _save(opened(tmp_path), 3)
-  state, progress = opened(tmp_path).restore_latest(_abstract())
-  assert _same(state, _state(3))
-  assert {k: progress[k] for k in _progress(3)} == _progress(3)
+  small_state.save(opened(tmp_path), 3)
+  state, progress = opened(tmp_path).restore_latest(small_state.abstract())
+  assert small_state.same(state, small_state.make(3))
+  assert {
+    k: progress[k] for k in small_state.progress(3)
+  } == small_state.progress(3)
 
 
 def test_an_empty_folder_holds_none(tmp_path, opened):
   checkpoints = opened(tmp_path)
-  assert checkpoints.restore_latest(_abstract()) is None
+  assert checkpoints.restore_latest(small_state.abstract()) is None
   with pytest.raises(errors.UserError, match='holds no checkpoint'):
-    checkpoints.restore_params(_abstract())
+    checkpoints.restore_params(small_state.abstract())
 
 
 def test_keeps_the_last_and_the_best(tmp_path, opened):
   checkpoints = opened(tmp_path, keep=2)
   for number, loss in enumerate([3.0, 1.0, 2.0, 5.0, None], 1):
-    _save(checkpoints, number, loss)
+    small_state.save(checkpoints, number, loss)
   assert checkpoints.steps() == [5, 4, 2]
   checkpoints.close()
   # Also after a restart, which must know the losses of before.
   checkpoints = opened(tmp_path, keep=2)
-  _save(checkpoints, 6, 4.0)
+  small_state.save(checkpoints, 6, 4.0)
   assert checkpoints.steps() == [6, 5, 2]
-  _save(checkpoints, 7, 0.5)
+  small_state.save(checkpoints, 7, 0.5)
   assert checkpoints.steps() == [7, 6]
-  assert _same(checkpoints.restore_latest(_abstract())[0], _state(7))
+  assert small_state.same(
+    checkpoints.restore_latest(small_state.abstract())[0], small_state.make(7)
+  )
 
 
 def test_saving_a_step_twice_is_saving_it_once(tmp_path, opened):
   checkpoints = opened(tmp_path)
-  _save(checkpoints, 1)
-  _save(checkpoints, 1)
+  small_state.save(checkpoints, 1)
+  small_state.save(checkpoints, 1)
   assert checkpoints.steps() == [1]
 
 
@@ -182,12 +143,14 @@ def test_no_damage_passes_unnoticed(
     checkpoints = opened(workdir)
     with caplog.at_level(logging.WARNING):
       # First, since the other moves what is damaged.
-      params, number = checkpoints.restore_params(_abstract())
-      state, progress = checkpoints.restore_latest(_abstract())
-    assert _same(params, _state(number).params), name
+      params, number = checkpoints.restore_params(small_state.abstract())
+      state, progress = checkpoints.restore_latest(small_state.abstract())
+    assert small_state.same(params, small_state.make(number).params), name
     restored = int(state.step)
-    assert _same(state, _state(restored)), name
-    assert {k: progress[k] for k in _progress(0)} == _progress(restored), name
+    assert small_state.same(state, small_state.make(restored)), name
+    assert {
+      k: progress[k] for k in small_state.progress(0)
+    } == small_state.progress(restored), name
     if restored == 1:
       skipped.append(str(name))
   assert any('progress' in name for name in skipped)
@@ -203,8 +166,8 @@ def test_a_damaged_checkpoint_is_moved_aside(
   _damage_data(workdir / 'checkpoints' / '2')
   checkpoints = opened(workdir, keep=2)
   with caplog.at_level(logging.WARNING):
-    state, progress = checkpoints.restore_latest(_abstract())
-  assert _same(state, _state(1))
+    state, progress = checkpoints.restore_latest(small_state.abstract())
+  assert small_state.same(state, small_state.make(1))
   assert progress['position'] == 1
   warnings = [r.getMessage() for r in caplog.records if r.name == 'root']
   assert len(warnings) == 1
@@ -214,10 +177,13 @@ def test_a_damaged_checkpoint_is_moved_aside(
   assert (workdir / 'damaged' / '2' / 'state').is_dir()
   assert not (workdir / 'checkpoints' / '2').exists()
   # The run comes to the same step again, and it may be damaged again.
-  _save(checkpoints, 2)
+  small_state.save(checkpoints, 2)
   assert checkpoints.steps() == [2, 1]
   _damage_data(workdir / 'checkpoints' / '2')
-  assert _same(opened(workdir).restore_latest(_abstract())[0], _state(1))
+  assert small_state.same(
+    opened(workdir).restore_latest(small_state.abstract())[0],
+    small_state.make(1),
+  )
 
 
 def test_a_reader_passes_damage_over_and_moves_nothing(
@@ -227,15 +193,17 @@ def test_a_reader_passes_damage_over_and_moves_nothing(
   shutil.copytree(two_steps, workdir)
   _delete(workdir / 'checkpoints' / '2' / 'progress' / 'metadata')
   before = sorted(workdir.rglob('*'))
-  state, _ = opened(workdir, writes=False).restore_latest(_abstract())
-  assert _same(state, _state(1))
+  state, _ = opened(workdir, writes=False).restore_latest(
+    small_state.abstract()
+  )
+  assert small_state.same(state, small_state.make(1))
   assert sorted(workdir.rglob('*')) == before
 
 
 def test_a_reader_of_a_folder_without_checkpoints_is_told(tmp_path, opened):
   reader = opened(tmp_path, writes=False)
   with pytest.raises(errors.UserError, match='holds no checkpoint'):
-    reader.restore_params(_abstract())
+    reader.restore_params(small_state.abstract())
   assert not list(tmp_path.iterdir())
 
 
@@ -250,7 +218,7 @@ def test_lack_of_memory_is_not_taken_for_damage(
 
   monkeypatch.setattr(checkpoint.Checkpoints, '_restore', fails)
   with pytest.raises(errors.UserError, match='out of memory'):
-    opened(workdir).restore_latest(_abstract())
+    opened(workdir).restore_latest(small_state.abstract())
   assert not (workdir / 'damaged').exists()
 
 
@@ -262,7 +230,7 @@ def test_only_damaged_checkpoints_are_an_error(two_steps, tmp_path, opened):
   # The second time, too: the fault may be elsewhere, so nothing is moved.
   for _ in range(2):
     with pytest.raises(errors.UserError, match='can be read') as caught:
-      opened(workdir).restore_latest(_abstract())
+      opened(workdir).restore_latest(small_state.abstract())
     assert '\n' not in str(caught.value)
     assert '(step 2: ' in str(caught.value)
     assert not (workdir / 'damaged').exists()
@@ -305,7 +273,7 @@ def test_parameters_are_read_alone(tmp_path, opened, caplog, averaged, damage):
   saved = tmp_path / 'saved'
   trainer = opened(saved, keep=2)
   for number in (1, 2):
-    trainer.save(make(number), _progress(number), {})
+    trainer.save(make(number), small_state.progress(number), {})
   trainer.wait()
   hit = make(2)
   cases = {
@@ -323,13 +291,13 @@ def test_parameters_are_read_alone(tmp_path, opened, caplog, averaged, damage):
     with caplog.at_level(logging.WARNING):
       params, number = opened(workdir, writes=False).restore_params(abstract)
     assert number == (2 if harmless else 1), name
-    assert _same(params, make(number).evaluated), name
+    assert small_state.same(params, make(number).evaluated), name
     warnings = [r.getMessage() for r in caplog.records if r.name == 'root']
     assert len(warnings) == (not harmless), name
     assert all('checkpoint 2 is damaged' in x for x in warnings)
     # Who trains goes on from all of it.
     state, _ = opened(workdir).restore_latest(abstract)
-    assert _same(state, make(1)), name
+    assert small_state.same(state, make(1)), name
 
 
 def _damage_array(folder: pathlib.Path, array: jax.Array, damage):
@@ -345,10 +313,10 @@ def _damage_array(folder: pathlib.Path, array: jax.Array, damage):
 
 def test_other_slots_than_those_saved_are_noticed(tmp_path, opened):
   """Digests have no names: places count only in the structure saved."""
-  _save(opened(tmp_path), 3)
-  slot = _abstract().opt_state['slot']
+  small_state.save(opened(tmp_path), 3)
+  slot = small_state.abstract().opt_state['slot']
   for slots in ({}, {'other': slot}, {'other': slot, 'slot': slot}):
-    wanted = dataclasses.replace(_abstract(), opt_state=slots)
+    wanted = dataclasses.replace(small_state.abstract(), opt_state=slots)
     with pytest.raises(errors.UserError, match='can be read'):
       opened(tmp_path, writes=False).restore_params(wanted)
 
@@ -367,14 +335,15 @@ def test_a_position_table_of_another_length_is_refused(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
     jax.eval_shape(model.init, jax.random.PRNGKey(0)),
   )
-  abstract = dataclasses.replace(_abstract(), params=params)
+  abstract = dataclasses.replace(small_state.abstract(), params=params)
   state = dataclasses.replace(
-    _state(3), params=jax.tree.map(lambda x: jnp.zeros(x.shape), params)
+    small_state.make(3),
+    params=jax.tree.map(lambda x: jnp.zeros(x.shape), params),
   )
   table = state.params['trunk']['embeddings']['position']
   table['embedding'] = table['embedding'][:18]
   checkpoints = opened(tmp_path)
-  checkpoints.save(state, _progress(3), {})
+  checkpoints.save(state, small_state.progress(3), {})
   checkpoints.wait()
   for restore in (checkpoints.restore_latest, checkpoints.restore_params):
     with pytest.raises(errors.UserError) as caught:
@@ -395,7 +364,9 @@ def test_a_reader_passes_over_what_the_trainer_removes(
   reader = opened(workdir)
   assert reader.steps() == [2, 1]
   shutil.rmtree(workdir / 'checkpoints' / '2')
-  assert _same(reader.restore_latest(_abstract())[0], _state(1))
+  assert small_state.same(
+    reader.restore_latest(small_state.abstract())[0], small_state.make(1)
+  )
   assert not (workdir / 'damaged').exists()
 
 
@@ -407,7 +378,7 @@ def _damage_data(folder: pathlib.Path):
 
 def test_digests_stay_as_they_are():
   """Checkpoints that are on disks were written with these."""
-  state = _state(1)
+  state = small_state.make(1)
   state = dataclasses.replace(state, average=state.params)
   kernel, slot = state.params['trunk']['kernel'], state.opt_state['slot']
   expected = []
@@ -420,7 +391,7 @@ def test_digests_stay_as_they_are():
 
 
 def test_a_flipped_bit_of_any_leaf_changes_the_digest():
-  state = _state(1)
+  state = small_state.make(1)
   digest = checkpoint._digest(state)
   leaves, structure = jax.tree.flatten(state)
   for number, leaf in enumerate(leaves):
@@ -434,13 +405,13 @@ def test_a_flipped_bit_of_any_leaf_changes_the_digest():
 
 _KILLED_SAVE = """
 import os, signal, sys, pathlib
-sys.path[:0] = [{root!r}, {tests!r}, {tests!r} + '/training']
-import test_checkpoint
+sys.path[:0] = [{root!r}, {tests!r}]
+from helpers import small_state
 from lm.training import checkpoint
 
 workdir = pathlib.Path({workdir!r})
 checkpoints = checkpoint.Checkpoints(workdir, keep=2, writes=True)
-test_checkpoint._save(checkpoints, 1)
+small_state.save(checkpoints, 1)
 rename = os.rename
 
 def rename_or_die(source, target, *args, **kwargs):
@@ -449,7 +420,7 @@ def rename_or_die(source, target, *args, **kwargs):
   return rename(source, target, *args, **kwargs)
 
 os.rename = rename_or_die
-test_checkpoint._save(checkpoints, 2)
+small_state.save(checkpoints, 2)
 """
 
 
@@ -471,10 +442,15 @@ def test_a_killed_save_leaves_nothing_that_is_trusted(tmp_path, opened, target):
   assert len(left) == 2  # the first, and what the second left behind
   checkpoints = opened(tmp_path, keep=2)
   assert checkpoints.steps() == [1]
-  assert _same(checkpoints.restore_latest(_abstract())[0], _state(1))
+  assert small_state.same(
+    checkpoints.restore_latest(small_state.abstract())[0], small_state.make(1)
+  )
   # The run comes to the same step again.
-  _save(checkpoints, 2)
-  assert _same(opened(tmp_path).restore_latest(_abstract())[0], _state(2))
+  small_state.save(checkpoints, 2)
+  assert small_state.same(
+    opened(tmp_path).restore_latest(small_state.abstract())[0],
+    small_state.make(2),
+  )
 
 
 def test_moves_between_meshes_bit_identically(config, tmp_path, opened):
@@ -507,13 +483,13 @@ def test_moves_between_meshes_bit_identically(config, tmp_path, opened):
   for name in ('one', 'again'):
     workdir = tmp_path / name
     checkpoints = opened(workdir)
-    checkpoints.save(state, _progress(0), {})
+    checkpoints.save(state, small_state.progress(0), {})
     checkpoints.wait()
     state, _ = opened(workdir).restore_latest(abstract(name))
-    assert _same(state, first)
+    assert small_state.same(state, first)
     params, number = opened(workdir).restore_params(abstract(name))
     assert number == int(first.step)
-    assert _same(params, first.params)
+    assert small_state.same(params, first.params)
     places = jax.tree.map(
       lambda x, y: x.sharding == y.sharding,
       (state, params),
@@ -547,11 +523,11 @@ def test_every_optimizer_comes_back_bit_identically(
     abstract({'data': 2, 'fsdp': 2, 'tensor': 2}),
   )
   checkpoints = opened(tmp_path)
-  checkpoints.save(state, _progress(0), {})
+  checkpoints.save(state, small_state.progress(0), {})
   checkpoints.wait()
   target = abstract({'data': 1, 'fsdp': 4, 'tensor': 2})
   restored, _ = opened(tmp_path).restore_latest(target)
-  assert _same(restored, state)
+  assert small_state.same(restored, state)
   assert jax.tree.structure(restored) == jax.tree.structure(state)
   for leaf, place in zip(
     *map(jax.tree.leaves, (restored, target)), strict=True
@@ -559,7 +535,7 @@ def test_every_optimizer_comes_back_bit_identically(
     assert leaf.sharding == place.sharding
   params, number = opened(tmp_path).restore_params(target)
   assert number == int(state.step)
-  assert _same(params, state.average)
+  assert small_state.same(params, state.average)
   for leaf, place in zip(
     *map(jax.tree.leaves, (params, target.average)), strict=True
   ):
@@ -568,14 +544,14 @@ def test_every_optimizer_comes_back_bit_identically(
 
 def test_a_checkpoint_from_before_averages_is_read(tmp_path, opened):
   """It has no such item, and neither has a new one of a run without any."""
-  state = _state(3)
+  state = small_state.make(3)
   items = {
     'step': state.step,
     'params': state.params,
     'opt_state': state.opt_state,
     'key': state.key,
   }
-  progress = {**_progress(3), 'digest': checkpoint._digest(state)}
+  progress = {**small_state.progress(3), 'digest': checkpoint._digest(state)}
   progress['validation_loss'] = None
   progress['checksum'] = checkpoint._checksum(progress)
   arguments = ocp.args.Composite(
@@ -588,16 +564,20 @@ def test_a_checkpoint_from_before_averages_is_read(tmp_path, opened):
   with ocp.CheckpointManager(folder, options=options) as manager:
     manager.save(3, args=arguments)
   checkpoints = opened(tmp_path)
-  restored, _ = checkpoints.restore_latest(_abstract())
-  assert _same(restored, state)
+  restored, _ = checkpoints.restore_latest(small_state.abstract())
+  assert small_state.same(restored, state)
   assert restored.average == {}
-  assert _same(checkpoints.restore_params(_abstract())[0], state.params)
+  assert small_state.same(
+    checkpoints.restore_params(small_state.abstract())[0], state.params
+  )
 
 
 def test_an_average_that_is_missing_is_no_average(tmp_path, opened):
   """A run cannot begin to average on the way."""
-  _save(opened(tmp_path), 3)
-  wanted = dataclasses.replace(_abstract(), average=_abstract().params)
+  small_state.save(opened(tmp_path), 3)
+  wanted = dataclasses.replace(
+    small_state.abstract(), average=small_state.abstract().params
+  )
   with pytest.raises(errors.UserError, match='can be read'):
     opened(tmp_path).restore_latest(wanted)
 
@@ -617,7 +597,7 @@ def test_a_full_disk_is_told_with_the_step_to_go_on_from(
   with monkeypatch.context() as patch:
     patch.setattr(checkpoints._manager, call, full)
     with pytest.raises(errors.UserError, match='no space left') as caught:
-      _save(checkpoints, 3)
+      small_state.save(checkpoints, 3)
   assert 'from the last checkpoint, step 2' in str(caught.value)
 
 
@@ -630,7 +610,7 @@ def test_other_errors_of_a_save_are_not_hidden(tmp_path, opened, monkeypatch):
   with monkeypatch.context() as patch:
     patch.setattr(checkpoints._manager, 'save', fails)
     patch.setattr(checkpoints._manager, 'wait_until_finished', fails)
-    for call in (lambda: _save(checkpoints, 1), checkpoints.wait):
+    for call in (lambda: small_state.save(checkpoints, 1), checkpoints.wait):
       with pytest.raises(ValueError, match='something else') as caught:
         call()
       assert caught.value.__cause__ is None
@@ -656,6 +636,6 @@ def test_an_interruption_is_not_taken_for_damage(
 
   monkeypatch.setattr(checkpoints, '_read', stopped)
   with pytest.raises(signals.Interrupted):
-    checkpoints.restore_latest(_abstract())
+    checkpoints.restore_latest(small_state.abstract())
   assert checkpoints.steps() == [2, 1]
   assert not (workdir / 'damaged').exists()

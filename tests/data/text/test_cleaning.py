@@ -11,7 +11,8 @@ import textwrap
 import unicodedata
 
 import pytest
-from conftest import ROOT, sentences
+from helpers.environment import ROOT
+from helpers.texts import sentences
 
 from experiments import base
 from lm import errors

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from helpers.environment import ROOT
 
 from experiments import base
 from lm import errors

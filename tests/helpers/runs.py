@@ -11,17 +11,16 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import conftest
 import jax
 import ml_collections
 import numpy as np
+from helpers.environment import QUICKLY_COMPILED, ROOT
 
 from lm import models, objectives
 from lm.config import resolve as config_lib
 from lm.runtime import sharding
 from lm.training import checkpoint, program, step
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 # What may differ between two runs of the same config.
 _EXEMPT = (
   *('seconds', 'seconds_to_first_step'),
@@ -135,8 +134,7 @@ class Launcher:
       **self.environment,
       'JAX_COMPILATION_CACHE_DIR': self.compiled,
       'XLA_FLAGS': (
-        f'--xla_force_host_platform_device_count={devices} '
-        f'{conftest.QUICKLY_COMPILED}'
+        f'--xla_force_host_platform_device_count={devices} {QUICKLY_COMPILED}'
       ),
     }
     if hold_at is not None:

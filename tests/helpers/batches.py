@@ -1,10 +1,11 @@
-"""Rows that tests make by hand."""
+"""Batches that tests make by hand."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from lm import types
+from lm.data import tokenizer
 
 
 def one_a_row(
@@ -32,4 +33,18 @@ def one_a_row(
     order_BxL=position_BxL,
     segment_BxL=segment_BxL,
     position_BxL=position_BxL,
+  )
+
+
+def causal_row(ids):
+  """A batch of one row that predicts `ids`."""
+  tokens = np.concatenate([[tokenizer.BOS], ids[:-1]])[None].astype(np.int32)
+  position = np.arange(len(ids), dtype=np.int32)[None]
+  return types.Batch(
+    tokens_BxL=tokens,
+    targets_BxL=ids[None],
+    weights_BxL=np.ones_like(tokens, np.float32),
+    order_BxL=position,
+    segment_BxL=np.ones_like(tokens),
+    position_BxL=position,
   )

@@ -1,7 +1,7 @@
 """What the tests themselves make."""
 
 import numpy as np
-from rows import one_a_row
+from helpers.batches import one_a_row
 
 
 def test_one_a_row_of_the_docstring():
