@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers import docstrings
 
 from experiments import base
 from lm import errors, objectives, types
@@ -39,10 +40,10 @@ def epoch_size(split, seed=0):
 
 
 def test_cut_of_the_docstring():
-  document, start, stop = packing.cut(np.array([3, 10]), 4, np.array([2, 1]))
-  assert document.tolist() == [0, 1, 1, 1, 1]
-  assert start.tolist() == [0, 0, 1, 5, 9]
-  assert stop.tolist() == [3, 1, 5, 9, 10]
+  given, shown = docstrings.examples(packing.cut)
+  found = packing.cut(given['lengths'], 4, given['offsets'])
+  for name, values in zip(('document', 'start', 'stop'), found, strict=True):
+    np.testing.assert_array_equal(values, shown[name])
 
 
 def test_cut_covers_each_document_once():
@@ -85,17 +86,18 @@ def test_pack_of_the_docstring():
     *objective().corrupt(_record([4, 5]), rng),
   ]
   row = packing.pack(examples, types.Size(tokens=6))
-  assert row['segment'].tolist() == [1, 1, 1, 2, 2, 0]
-  assert row['position'].tolist() == [0, 1, 2, 0, 1, 0]
+  shown, _, _ = docstrings.examples(packing.pack)
+  np.testing.assert_array_equal(row['segment'], shown['segment_L'])
+  np.testing.assert_array_equal(row['position'], shown['position_L'])
   assert row['targets'].tolist() == [1, 2, 3, 4, 5, 0]
   assert row['weights'].tolist() == [1, 1, 1, 1, 1, 0]
 
 
 def test_predictions_of_the_docstring():
-  weights = [np.array([0.0, 1.0, 0.0]), np.array([0.0, 1.0])]
-  examples = [types.Example(w, w, w, w) for w in weights]
+  _, given, shown = docstrings.examples(packing.pack)
+  examples = [types.Example(w, w, w, w) for w in given.values()]
   row = packing.pack(examples, types.Size(tokens=6, predictions=3))
-  assert row['predict'].tolist() == [1, 4, 0]
+  np.testing.assert_array_equal(row['predict'], shown['predict_P'])
 
 
 def test_first_fit_keeps_to_each_of_three_limits():

@@ -1,6 +1,9 @@
 """Figures of texts: the examples of the docstrings, and Chinese."""
 
+import ast
 import collections
+import inspect
+import re
 
 import pytest
 from helpers.texts import sentences
@@ -14,21 +17,29 @@ def test_units_of_the_docstring():
   assert diversity.split(' \n\t') == []
 
 
-@pytest.mark.parametrize('n', [1, 2])
-def test_distinct_of_the_docstring(n):
-  assert diversity.distinct(['a b a', 'a c'], n) == pytest.approx(0.6)
+def shown(function, pattern):
+  """The groups of a pattern in a docstring, evaluated."""
+  found = re.findall(pattern, inspect.getdoc(function))
+  assert found
+  return [[ast.literal_eval(x) for x in groups] for groups in found]
+
+
+def test_distinct_of_the_docstring():
+  pattern = r'n (\d), (\[.*\]) -> .*: ([\d.]+)'
+  for n, texts, share in shown(diversity.distinct, pattern):
+    assert diversity.distinct(texts, n) == pytest.approx(share)
 
 
 def test_repetition_of_the_docstring():
-  assert diversity.repetition(['a b a b', 'a b c'], 2) == pytest.approx(1 / 6)
+  pattern = r'n (\d), (\[.*\]) -> .*: (\d)/(\d)'
+  for n, texts, a, b in shown(diversity.repetition, pattern):
+    assert diversity.repetition(texts, n) == pytest.approx(a / b)
 
 
 def test_lengths_of_the_docstring():
-  assert diversity.lengths(['a b', '我'], [4, 2]) == {
-    'mean_words': 1.5,
-    'mean_tokens': 3,
-    'mean_bytes': 3,
-  }
+  pattern = r'(\[.*\]), (\[.*\]) -> ([\d.]+) words, (\d+) tokens, (\d+) bytes'
+  [(texts, tokens, *means)] = shown(diversity.lengths, pattern)
+  assert [*diversity.lengths(texts, tokens).values()] == means
 
 
 def test_figures_of_longer_text_are_those_of_a_slow_count():

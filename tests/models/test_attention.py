@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import docstrings
 from helpers.attention_cases import (
   B,
   G,
@@ -18,14 +19,11 @@ from lm.models import attention
 
 
 def test_mask_of_the_docstring():
-  order, segment = jnp.array([[0, 1, 2, 0, 1]]), jnp.array([[1, 1, 1, 2, 2]])
-  expected = [
-    [1, 0, 0, 0, 0],
-    [1, 1, 0, 0, 0],
-    [1, 1, 1, 0, 0],
-    [0, 0, 0, 1, 0],
-    [0, 0, 0, 1, 1],
-  ]
+  lines = docstrings.lines(attention.attention_mask)[-5:]
+  order, segment = (
+    jnp.array([[int(x) for x in line[1:6]]]) for line in lines[:2]
+  )
+  expected = [[x == '1' for x in line[-5:]] for line in lines]
   found = attention.attention_mask(order, order, segment, segment)[0]
   np.testing.assert_array_equal(found, expected)
 
@@ -105,12 +103,12 @@ def test_a_bias_is_added_to_the_scores(implementation):
 
 
 def test_cross_mask_of_the_docstring():
-  found = attention.cross_mask(jnp.array([[1, 2, 0]]), jnp.array([[1, 1, 2]]))
-  assert found[0].tolist() == [
-    [True, True, False],
-    [False, False, True],
-    [True, True, True],
-  ]
+  lines = docstrings.lines(attention.cross_mask)[-3:]
+  queries, keys = (
+    jnp.array([[int(x) for x in line[1:4]]]) for line in lines[:2]
+  )
+  expected = [[x == '1' for x in line[-3:]] for line in lines]
+  assert attention.cross_mask(queries, keys)[0].tolist() == expected
 
 
 @pytest.mark.parametrize('implementation', attention.IMPLEMENTATIONS)

@@ -3,11 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from helpers import docstrings
 
 from lm import models, objectives, types
 from lm.config import resolve as config_lib
-from lm.data import packing, tokenizer
+from lm.data import packing
 from lm.models import attention
+from lm.objectives import causal
 
 
 def record(ids):
@@ -17,15 +19,11 @@ def record(ids):
 
 def test_example_of_the_docstring(config):
   objective = objectives.make(config_lib.resolve(config))
-  (example,) = objective.corrupt(
-    record([10, 11, 12, tokenizer.EOS]), np.random.default_rng(0)
-  )
-  assert example.tokens_L.tolist() == [tokenizer.BOS, 10, 11, 12]
-  assert example.targets_L.tolist() == [10, 11, 12, tokenizer.EOS]
-  assert example.weights_L.tolist() == [1, 1, 1, 1]
-  assert example.order_L.tolist() == [0, 1, 2, 3]
-  (size,) = objective.sizes(4, np.random.default_rng(0))
-  assert size == types.Size(tokens=4)
+  shown = docstrings.example(causal.corrupt)
+  (example,) = objective.corrupt(record(shown['ids']), None)
+  docstrings.check(example, shown)
+  (size,) = objective.sizes(len(shown['ids']), np.random.default_rng(0))
+  assert size == types.Size(tokens=len(shown['tokens']))
 
 
 def test_static_attention_is_that_of_the_order(config):

@@ -6,7 +6,7 @@ import math
 import jax
 import numpy as np
 import pytest
-from helpers import noise
+from helpers import docstrings, noise
 
 from lm import objectives, types
 from lm.config import resolve as config_lib
@@ -29,22 +29,21 @@ def masked_at(example):
 
 def test_examples_of_the_docstrings(config):
   objective = make(config)
-  record = noise.record([300, 301, 302, EOS])
+  shown = docstrings.example(diffusion.corrupt)
+  record = noise.record(shown['ids'])
   drawn = [
     objective.corrupt(record, np.random.default_rng(seed))[0]
     for seed in range(100)
   ]
-  one = next(example for example in drawn if masked_at(example) == (1, 3))
-  assert one.tokens_L.tolist() == [BOS, MASK, 301, MASK, EOS]
-  assert one.targets_L.tolist() == [BOS, 300, 301, 302, EOS]
-  assert one.weights_L.tolist() == [0, 1.5, 0, 1.5, 0]
-  assert one.order_L.tolist() == [0, 0, 0, 0, 0]
-  one = diffusion.noised(
-    np.array([300]), np.array([301, 302, 303]), np.array([1, 0, 1])
+  one = next(
+    example
+    for example in drawn
+    if np.array_equal(example.tokens_L, shown['tokens'])
   )
-  assert one.tokens_L.tolist() == [BOS, 300, MASK, 302, MASK]
-  assert one.targets_L.tolist() == [BOS, 300, 301, 302, 303]
-  assert one.weights_L.tolist() == [0, 0, 1, 0, 1]
+  docstrings.check(one, shown)
+  shown = docstrings.example(diffusion.noised)
+  one = diffusion.noised(shown['context'], shown['scored'], shown['masked'])
+  docstrings.check(one, shown)
 
 
 @pytest.mark.parametrize('estimator', diffusion.ESTIMATORS)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from helpers import noise
+from helpers import docstrings, noise
 
 from lm import objectives, types
 from lm.config import resolve as config_lib
@@ -25,55 +25,49 @@ def predicted(example):
 
 def test_example_of_the_docstring(config):
   objective = make(config, rate=0.5)
-  record = noise.record([300, 301, 302, 303, EOS])
+  shown = docstrings.example(masked.corrupt)
+  record = noise.record(shown['ids'])
   drawn = [
     objective.corrupt(record, np.random.default_rng(seed))[0]
     for seed in range(300)
   ]
-  tokens = [BOS, 300, MASK, 302, 303, EOS]
-  weights = [0, 0, 1, 0, 1, 0]
   one = next(
     example
     for example in drawn
-    if example.tokens_L.tolist() == tokens
-    and example.weights_L.tolist() == weights
+    if np.array_equal(example.tokens_L, shown['tokens'])
+    and np.array_equal(example.weights_L, shown['weights'])
   )
-  assert one.targets_L.tolist() == [BOS, 300, 301, 302, 303, EOS]
-  assert one.order_L.tolist() == [0, 0, 0, 0, 0, 0]
+  docstrings.check(one, shown)
 
 
 def test_parts_of_the_docstrings():
-  ids = np.array([300, 301, 302, EOS])
-  assert masking.maskable(np.array([300, 301, EOS])).tolist() == [0, 1]
+  shown = docstrings.example(masking.maskable)
+  np.testing.assert_array_equal(masking.maskable(shown['ids']), shown['->'])
+  given, shown = docstrings.examples(masking.example)
   one = masking.example(
-    ids, np.array([0, 2]), weight=2.0, read=np.array([MASK, 302])
+    given['ids'], given['places'], weight=2.0, read=given['read']
   )
-  assert one.tokens_L.tolist() == [BOS, MASK, 301, 302, EOS]
-  assert one.targets_L.tolist() == [BOS, 300, 301, 302, EOS]
-  assert one.weights_L.tolist() == [0, 2, 0, 2, 0]
-  assert one.order_L.tolist() == [0, 0, 0, 0, 0]
+  docstrings.check(one, shown)
   assert [masked.count(n, 0.15) for n in (0, 3, 10, 255)] == [0, 1, 2, 38]
-  bounds = np.array([0, 2, 3, 6])
-  assert masked.fill(bounds, np.array([0, 2, 1]), 3).tolist() == [0, 1, 2]
-  chosen = masked.cover(
-    np.array([0, 2, 3, 6, 7]), np.array([1, 2, 0, 3]), np.array([2, 1, 1, 1]), 5
-  )
-  assert chosen.tolist() == [0, 2, 3, 4, 5]
+  shown = docstrings.example(masked.fill)
+  found = masked.fill(shown['bounds'], shown['order'], 3)
+  np.testing.assert_array_equal(found, shown['->'])
+  shown = docstrings.example(masked.cover)
+  found = masked.cover(shown['bounds'], shown['order'], shown['lengths'], 5)
+  np.testing.assert_array_equal(found, shown['->'])
 
 
 def test_scored_examples_of_the_docstrings(config):
   objective = make(config)
-  one = objective.continuation(np.array([300, 301]), np.array([302]))
-  assert one.tokens_L.tolist() == [BOS, 300, 301, MASK]
-  assert one.targets_L.tolist() == [BOS, 300, 301, 302]
-  assert one.weights_L.tolist() == [0, 0, 0, 1]
+  shown = docstrings.example(masked.continuation)
+  one = objective.continuation(shown['context'], shown['scored'])
+  docstrings.check(one, shown)
   assert objective.scored_at_once == 1
   with pytest.raises(ValueError, match='1 token at a time, not 2'):
     objective.continuation(np.array([300]), np.array([301, 302]))
-  one = masked.one_masked(np.array([300]), np.array([301, 302, 303]), 1)
-  assert one.tokens_L.tolist() == [BOS, 300, 301, MASK, 303]
-  assert one.targets_L.tolist() == [BOS, 300, 301, 302, 303]
-  assert one.weights_L.tolist() == [0, 0, 0, 1, 0]
+  shown = docstrings.example(masked.one_masked)
+  one = masked.one_masked(shown['context'], shown['scored'], 1)
+  docstrings.check(one, shown)
 
 
 @pytest.mark.parametrize('rate', [0.15, 0.5, 1.0])

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
+from helpers import docstrings
 from ml_collections import config_flags
 
 from experiments import base as experiments_base
@@ -53,14 +54,12 @@ def make(config, components=None, architecture=None, length=64, **fields):
 
 def test_prepended_examples_of_the_docstring():
   mode = tokenizer_lib.MODE_S
-  inputs, targets = np.array([10, 11]), np.array([12, 13, EOS])
+  given, shown = docstrings.examples(layout.prepend)
+  inputs, targets = given['inputs'], given['targets']
   one = layout.prepend(layout.decoder(inputs, targets), mode, causal=False)
-  assert one.tokens_L.tolist() == [BOS, mode, 10, 11, 12, 13]
-  assert one.targets_L.tolist() == [mode, 10, 11, 12, 13, EOS]
-  assert one.weights_L.tolist() == [0, 0, 0, 1, 1, 1]
-  assert one.order_L.tolist() == [0, 0, 0, 0, 1, 2]
+  docstrings.check(one, shown)
   # As if the mode had been the first of the inputs.
-  inputs = np.array([mode, 10, 11])
+  inputs = np.append(mode, inputs)
   for make_example, causal in (
     (layout.decoder, False),
     (layout.causal_decoder, True),

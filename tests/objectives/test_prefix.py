@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from helpers import docstrings
 
 from lm import models, objectives, types
 from lm.config import resolve as config_lib
@@ -26,38 +27,29 @@ def make(config, **fields):
 
 
 def test_example_of_the_docstring(config):
-  objective = make(config, split='fixed', share=0.4)
-  (example,) = objective.corrupt(
-    record([10, 11, 12, 13, EOS]), np.random.default_rng(0)
-  )
-  assert example.tokens_L.tolist() == [BOS, 10, 11, 12, 13]
-  assert example.targets_L.tolist() == [10, 11, 12, 13, EOS]
-  assert example.weights_L.tolist() == [0, 0, 1, 1, 1]
-  assert example.order_L.tolist() == [0, 0, 0, 1, 2]
+  pair, on_a_decoder = docstrings.examples(prefix.split_pair)
+  share = len(pair['inputs']) / len(pair['ids'])
+  objective = make(config, split='fixed', share=share)
+  one = record(pair['ids'])
+  found = prefix.split_pair(one, None, share=share)
+  np.testing.assert_array_equal(found[0], pair['inputs'])
+  np.testing.assert_array_equal(found[1], pair['targets'])
+  (example,) = objective.corrupt(one, None)
+  docstrings.check(example, on_a_decoder)
 
 
-def test_layouts_of_the_docstrings():
-  inputs, targets = np.array([10, 11]), np.array([12, 13, EOS])
-  one = layout.decoder(inputs, targets)
-  assert one.tokens_L.tolist() == [BOS, 10, 11, 12, 13]
-  assert one.targets_L.tolist() == [10, 11, 12, 13, EOS]
-  assert one.weights_L.tolist() == [0, 0, 1, 1, 1]
-  assert one.order_L.tolist() == [0, 0, 0, 1, 2]
-  one = layout.causal_decoder(inputs, targets)
-  assert one.order_L.tolist() == [0, 1, 2, 3, 4]
-  one = layout.encoder(
-    np.array([10, 11, EOS]), np.array([MASK, 11, EOS]), np.array([1, 0, 0])
-  )
-  assert one.tokens_L.tolist() == [BOS, MASK, 11, EOS]
-  assert one.targets_L.tolist() == [BOS, 10, 11, EOS]
-  assert one.weights_L.tolist() == [0, 1, 0, 0]
-  assert one.order_L.tolist() == [0, 0, 0, 0]
-  one = layout.encoder_decoder(inputs, targets)
-  assert one.encoder_tokens_M.tolist() == [BOS, 10, 11]
-  assert one.tokens_L.tolist() == [BOS, 12, 13]
-  assert one.targets_L.tolist() == [12, 13, EOS]
-  assert one.weights_L.tolist() == [1, 1, 1]
-  assert one.order_L.tolist() == [0, 1, 2]
+@pytest.mark.parametrize(
+  'make_example',
+  [layout.decoder, layout.causal_decoder, layout.encoder_decoder],
+)
+def test_layouts_of_the_docstrings(make_example):
+  given, shown = docstrings.examples(make_example)
+  docstrings.check(make_example(given['inputs'], given['targets']), shown)
+
+
+def test_the_encoders_layout_of_the_docstring():
+  given, shown = docstrings.examples(layout.encoder)
+  docstrings.check(layout.encoder(*given.values()), shown)
 
 
 def test_splits_are_uniform_and_leave_a_token():

@@ -1,10 +1,13 @@
 """Span corruption: T5's arithmetic, where noise lies, what is made of it."""
 
+import inspect
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
+from helpers import docstrings
 
 from lm import errors, objectives, types
 from lm.config import resolve as config_lib
@@ -126,34 +129,42 @@ def test_too_few_sentinels_are_an_error_at_the_window_that_needs_them(config):
 
 def test_examples_of_the_docstrings():
   noise = span_noise.Noise(0.4, 3.0)
-  assert noise.place(5, 2, 0.7).tolist() == [0, 1, 1, 0, 0]
-  assert noise.place(5, 2, 0.3).tolist() == [1, 0, 0, 0, 1]
-  starts = span_noise.run_starts(bools(0, 1, 1, 0, 1))
-  assert starts.tolist() == [0, 1, 0, 0, 1]
-  form = span.Form()
-  inputs, targets = form.pair(np.arange(15, 20), bools(0, 1, 1, 0, 0))
-  assert inputs.tolist() == [15, S0, 18, 19]
-  assert targets.tolist() == [S0, 16, 17, S0 + 1, EOS]
-  ids = np.array([15, 16, 17, 18, 19, EOS])
-  inputs, targets = form.pair(ids, bools(0, 1, 1, 0, 1))
-  assert inputs.tolist() == [15, S0, 18, S0 + 1, EOS]
-  assert targets.tolist() == [S0, 16, 17, S0 + 1, 19, EOS]
+  for drawn, shown in zip(
+    (0.7, 0.3), docstrings.examples(noise.place), strict=True
+  ):
+    placed = noise.place(len(shown['noise']), 2, drawn)
+    np.testing.assert_array_equal(placed, shown['noise'])
+  shown = docstrings.example(span_noise.run_starts)
+  starts = span_noise.run_starts(shown['mask'].astype(bool))
+  np.testing.assert_array_equal(starts, shown['->'])
+  for function in (span.Form.pair, span.corrupt):
+    shown = docstrings.example(function)
+    pair = span.Form().pair(shown['ids'], shown['noise'].astype(bool))
+    np.testing.assert_array_equal(pair[0], shown['inputs'])
+    np.testing.assert_array_equal(pair[1], shown['targets'])
+
+
+def test_a_continuation_of_the_docstring(config):
+  shown = docstrings.example(span._continuation)
+  objective = make(config, architecture='decoder')
+  one = objective.continuation(shown['context'], shown['scored'])
+  docstrings.check(one, shown)
 
 
 def test_forms_are_those_of_table_3():
-  a, b, c, d, e = ids = np.arange(TEXT, TEXT + 5)
-  noise = bools(0, 1, 0, 0, 1)
-  expected = {
-    ('spans', 'sentinel'): ([a, S0, c, d, S0 + 1], [S0, b, S0 + 1, e]),
-    ('spans', 'drop'): ([a, c, d], [b, e]),
-    ('spans', 'mask'): ([a, MASK, c, d, MASK], [b, e]),
-    ('everything', 'mask'): ([a, MASK, c, d, MASK], [a, b, c, d, e]),
-    ('everything', 'drop'): ([a, c, d], [a, b, c, d, e]),
-    ('everything', 'sentinel'): ([a, S0, c, d, S0 + 1], [a, b, c, d, e]),
-  }
-  assert set(expected) == set(FORMS)
-  for form, (inputs, targets) in expected.items():
-    found = span.Form(*form).pair(ids, noise)
+  """As the docstring of `make` shows them."""
+  ids = dict(zip('abcde', range(TEXT, TEXT + 5), strict=True))
+  ids |= {'M': MASK, 'S0': S0, 'S1': S0 + 1}
+  shown = {}
+  for line in inspect.getdoc(span.make).splitlines():
+    target, *columns = re.split(r'\s{2,}', line)
+    if target in span.TARGETS:
+      corrupted, *sides = columns[:3]
+      shown[target, corrupted] = [[ids[x] for x in y.split()] for y in sides]
+  assert set(shown) == set(FORMS)
+  text, noise = np.arange(TEXT, TEXT + 5), bools(0, 1, 0, 0, 1)
+  for form, (inputs, targets) in shown.items():
+    found = span.Form(*form).pair(text, noise)
     assert found[0].tolist() == inputs
     assert found[1].tolist() == [*targets, EOS]
 

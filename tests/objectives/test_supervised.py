@@ -4,11 +4,12 @@ import random
 
 import numpy as np
 import pytest
-from helpers import runs
+from helpers import docstrings, runs
 
 from lm import objectives, train, types
 from lm.config import resolve as config_lib
 from lm.data import tokenizer
+from lm.objectives import supervised
 from lm.training import metrics
 
 BOS, EOS, SEP, PAD = (
@@ -36,16 +37,20 @@ def corrupt(objective, ids):
   return example
 
 
-IDS = [10, 11, SEP, 20, 21, EOS]
+SHOWN, ON_A_DECODER = docstrings.examples(supervised.split_pair)
+IDS = SHOWN['ids']
 
 
 def test_example_of_the_docstring_on_an_encoder_decoder(config):
   objective = make(config, 'encoder_decoder')
   example = corrupt(objective, IDS)
-  assert example.encoder_tokens_M.tolist() == [BOS, 10, 11, SEP]
-  assert example.tokens_L.tolist() == [BOS, 20, 21]
-  assert example.targets_L.tolist() == [20, 21, EOS]
-  assert example.weights_L.tolist() == [1, 1, 1]
+  inputs, targets = supervised.split_pair(record(IDS), None)
+  np.testing.assert_array_equal(inputs, SHOWN['inputs'])
+  np.testing.assert_array_equal(targets, SHOWN['targets'])
+  docstrings.check(example, {'targets': SHOWN['targets']})
+  assert example.encoder_tokens_M.tolist() == [BOS, *SHOWN['inputs']]
+  assert example.tokens_L.tolist() == [BOS, *SHOWN['targets'][:-1]]
+  assert example.weights_L.tolist() == [1] * len(targets)
   assert objective.attention == 'causal'
   assert objective.pairs
 
@@ -54,10 +59,7 @@ def test_example_of_the_docstring_on_a_decoder(config):
   objective = make(config, 'decoder')
   example = corrupt(objective, IDS)
   assert example.encoder_tokens_M is None
-  assert example.tokens_L.tolist() == [BOS, 10, 11, SEP, 20, 21]
-  assert example.targets_L.tolist() == IDS
-  assert example.weights_L.tolist() == [0, 0, 0, 1, 1, 1]
-  assert example.order_L.tolist() == [0, 0, 0, 0, 1, 2]
+  docstrings.check(example, ON_A_DECODER)
   assert objective.attention == 'prefix'
   config.objective.inputs = 'causal'
   causal = make(config, 'decoder')
