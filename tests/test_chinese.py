@@ -96,21 +96,15 @@ def test_held_out_text_round_trips(workdir):
     ]
 
 
-@pytest.mark.parametrize('temperature', [0.0, 1.0])
-def test_a_batch_says_what_each_prompt_says_alone(workdir, temperature):
-  fields = {
-    'temperature': temperature,
-    **({'top_p': 0.9} if temperature else {}),
-  }
+def test_a_batch_says_what_each_prompt_says_alone(workdir):
+  """Of pieces and bytes; test_generate.py has greedy and smaller batches."""
+  fields = {'temperature': 1.0, 'top_p': 0.9}
   together = generator(workdir, batch_size=len(_PROMPTS), **fields)
   by_batch = together(_PROMPTS)
   alone = generator(workdir, batch_size=1, **fields)
   for number, prompt in enumerate(_PROMPTS):
     [completion] = alone.batch([alone.encode(prompt)])
     assert completion == by_batch[number]
-  # In pairs too, with a row of filling at the end.
-  pairs = generator(workdir, batch_size=2, **fields)
-  assert pairs(_PROMPTS) == by_batch
 
 
 def test_only_whole_characters_come_out_and_dropped_bytes_are_counted(workdir):

@@ -58,7 +58,7 @@ def make_run(config):
       objective=objective,
       model=model,
       mesh=mesh,
-      params=model.init(jax.random.PRNGKey(0)),
+      params=jax.jit(model.init)(jax.random.PRNGKey(0)),
       step=3,
     )
 

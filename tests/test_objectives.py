@@ -25,6 +25,7 @@ class Training:
   def __init__(self, config):
     # Dropout: its randomness must come back, too.
     config.model.dropout = 0.1
+    config.model.num_layers = 1
     config.optimizer.learning_rate = 0.01
     config.optimizer.schedule_steps = STEPS
     config = config_lib.resolve(config)

@@ -15,9 +15,13 @@ STEPS = 40
 
 
 @pytest.fixture(scope='module')
-def launcher(tmp_path_factory, corpus, compilation_cache) -> runs.Launcher:
+def launcher(
+  tmp_path_factory, corpus, compilation_cache, run_command
+) -> runs.Launcher:
   folder = tmp_path_factory.mktemp('experiment')
-  return runs.Launcher.write(folder, corpus, compilation_cache)
+  return runs.Launcher.write(
+    folder, corpus, compilation_cache, command=run_command
+  )
 
 
 @pytest.fixture(scope='module')
@@ -100,7 +104,6 @@ def test_a_killed_encoder_decoder_goes_on_bit_identically(launcher, tmp_path):
   """Spans behind sentinels, of which a row of either side holds several."""
   flags = (
     '--config.objective.name=span',
-    '--config.model.num_layers=1',
     '--config.train.steps=20',
     # The last windows of bytes take hundreds of queries.
     '--config.evaluate.windows=1',

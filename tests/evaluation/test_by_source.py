@@ -85,7 +85,7 @@ def make_run(config, tokenizer):
       objective=objective,
       model=model,
       mesh=mesh,
-      params=model.init(jax.random.PRNGKey(0)),
+      params=jax.jit(model.init)(jax.random.PRNGKey(0)),
       step=3,
     )
 

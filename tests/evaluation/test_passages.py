@@ -59,7 +59,7 @@ def setting(config):
     objective,
     model,
     sharding.make_mesh(resolved),
-    model.init(jax.random.PRNGKey(0)),
+    jax.jit(model.init)(jax.random.PRNGKey(0)),
   )
 
 

@@ -266,7 +266,7 @@ def test_a_strategy_reads_what_it_declares_and_nothing_else(config, way):
     objective=objective,
     model=model,
     mesh=sharding.make_mesh(resolved, jax.devices()[:1]),
-    params=model.init(jax.random.PRNGKey(0)),
+    params=jax.jit(model.init)(jax.random.PRNGKey(0)),
     step=0,
   )
   read = set()

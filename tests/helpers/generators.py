@@ -24,7 +24,7 @@ def make_run(config, **changes):
   resolved = config_lib.resolve(config)
   objective = dataclasses.replace(objectives.make(resolved), **changes)
   model = models.make(resolved, objective)
-  params = model.init(jax.random.PRNGKey(0))
+  params = jax.jit(model.init)(jax.random.PRNGKey(0))
   run = loaded.LoadedModel(
     config=resolved,
     tokenizer=tokenizer.train('bytes', resolved.data.vocab_size, []),

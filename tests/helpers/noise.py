@@ -1,4 +1,4 @@
-"""Texts in two languages, rows of them, and who sees whom."""
+"""Texts in two languages, rows of them, and their losses."""
 
 import itertools
 
@@ -9,7 +9,6 @@ import numpy as np
 from lm import models, types
 from lm.data import packing, store, tokenizer
 from lm.data.text import words
-from lm.models import attention
 from lm.objectives import cross_entropy
 
 TEXTS = (
@@ -83,25 +82,6 @@ def initialized(config, objective):
   return model, jax.jit(model.init)(jax.random.PRNGKey(0))
 
 
-def seen(model, params, examples):
-  """Whether the loss of position i changes when the token read at j does.
-
-  Returns:
-    [L, L], and the row that the examples are packed in.
-  """
-  row = packing.pack(
-    examples, types.Size(sum(len(e.tokens_L) for e in examples))
-  )
-  L = len(row['tokens'])
-  batch = packing.stack([row] * (L + 1))
-  # Row j of the batch has another token at j; the last one is as it was.
-  place = np.arange(L)
-  other = np.where(batch.tokens_BxL[place, place] == 300, 301, 300)
-  batch.tokens_BxL[place, place] = other
-  loss_BxL = np.asarray(token_losses(model, params, batch))
-  return (loss_BxL[:-1] != loss_BxL[-1]).T, row
-
-
 def term(objective, model, params, batch):
   """The one term of an objective's loss, (name, sum, weight)."""
 
@@ -111,23 +91,6 @@ def term(objective, model, params, batch):
 
   ((name, (total, weight)),) = run(params, batch).items()
   return name, float(total), float(weight)
-
-
-def check_sees_its_segment(config, objective):
-  """Each loss sees all of its segment and no other, as `attention` says."""
-  model, params = initialized(config, objective)
-  rng = np.random.default_rng(0)
-  examples = [
-    *objective.corrupt(record(rng.integers(270, 526, 6), place=1), rng),
-    *objective.corrupt(record(rng.integers(270, 526, 5), place=2), rng),
-  ]
-  sees, row = seen(model, params, examples)
-  segment = row['segment']
-  assert np.array_equal(sees, segment[:, None] == segment[None, :])
-  order, segment = row['order'][None], row['segment'][None]
-  mask = attention.attention_mask(order, order, segment, segment)[0]
-  assert np.array_equal(mask, sees)
-  assert objective.attention == 'bidirectional'
 
 
 def token_losses(model, params, batch):

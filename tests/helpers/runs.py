@@ -26,10 +26,14 @@ _EXEMPT = (
   *('seconds', 'seconds_to_first_step'),
   *('tokens_per_second', 'model_flops_utilization'),
 )
-_PATIENCE = 120.0  # seconds
+# Seconds; they matter only where something fails.
+_PATIENCE = 600.0
 
 _EXPERIMENT = '''
-"""A tiny run. Its batches come slowly, and not at all at batch $HOLD_AT."""
+"""A tiny run. Its batches come slowly, and not at all at batch $HOLD_AT.
+
+Once several processes have agreed on where to stop, $HELD.agreed exists.
+"""
 
 import os
 import pathlib
@@ -37,8 +41,10 @@ import time
 
 from experiments import base
 from lm.data import pipeline
+from lm.runtime import signals
 
 _iterate = pipeline.iterate
+_answer = signals._Agreement._answer
 
 
 def _slowly(rows, *, first, **settings):
@@ -53,7 +59,14 @@ def _slowly(rows, *, first, **settings):
     yield batch
 
 
+def _answer_and_note(agreement, number):
+  _answer(agreement, number)
+  pathlib.Path(os.environ['HELD'] + '.agreed').touch()
+
+
 pipeline.iterate = _slowly
+if 'HELD' in os.environ:
+  signals._Agreement._answer = _answer_and_note
 
 
 def get_config():
@@ -66,7 +79,7 @@ def get_config():
   config.data.tokenizer = 'bytes'
   config.data.sequence_length = 32
   config.data.batch_size = 4
-  config.model.num_layers = 2
+  config.model.num_layers = 1
   config.model.width = 32
   config.model.num_heads = 4
   config.model.mlp_width = 64
@@ -91,11 +104,14 @@ class Launcher:
   """Starts `run.py` with the tiny experiment, on one CPU device by default.
 
   environment: variables besides those of this process.
+  command: see `commands.server`; runs what need not be held or killed in less
+    time, since nothing is imported again.
   """
 
   experiment: pathlib.Path
   compiled: str
   environment: dict[str, str] = dataclasses.field(default_factory=dict)
+  command: Callable | None = None
 
   @classmethod
   def write(
@@ -105,6 +121,7 @@ class Launcher:
     compiled: str,
     *,
     sources: Sequence[tuple[str, float]] = (),
+    command: Callable | None = None,
   ) -> 'Launcher':
     """Writes the experiment's file into `folder`.
 
@@ -118,7 +135,7 @@ class Launcher:
         prepared=str(folder / 'prepared'),
       )
     )
-    return cls(experiment, compiled)
+    return cls(experiment, compiled, command=command)
 
   def start(
     self,
@@ -133,21 +150,16 @@ class Launcher:
       **os.environ,
       **self.environment,
       'JAX_COMPILATION_CACHE_DIR': self.compiled,
-      'XLA_FLAGS': (
-        f'--xla_force_host_platform_device_count={devices} {QUICKLY_COMPILED}'
-      ),
+      'XLA_FLAGS': QUICKLY_COMPILED,
     }
+    if devices > 1:
+      count = f'--xla_force_host_platform_device_count={devices}'
+      environment['XLA_FLAGS'] += f' {count}'
     if hold_at is not None:
       path = held(workdir, process)
       environment |= {'HOLD_AT': str(hold_at), 'HELD': str(path)}
     return subprocess.Popen(
-      [
-        sys.executable,
-        'run.py',
-        f'--config={self.experiment}',
-        f'--workdir={workdir}',
-        *flags,
-      ],
+      [sys.executable, 'run.py', *self._flags(workdir), *flags],
       cwd=ROOT,
       env=environment,
       stdout=subprocess.PIPE,
@@ -157,12 +169,23 @@ class Launcher:
 
   def run(self, workdir: pathlib.Path, *flags: str) -> tuple[int, str, str]:
     """A run from start to end: exit code, stdout, stderr."""
+    if self.command:
+      return self.command(*self._flags(workdir), *flags)
     return finish(self.start(workdir, *flags))
+
+  def _flags(self, workdir: pathlib.Path) -> list[str]:
+    return [f'--config={self.experiment}', f'--workdir={workdir}']
 
 
 def held(workdir: pathlib.Path, process: int = 0) -> pathlib.Path:
   """The file that a held process makes and that it waits to see removed."""
   return workdir.with_name(f'{workdir.name}.held{process}')
+
+
+def agreed(workdir: pathlib.Path, process: int = 0) -> pathlib.Path:
+  """The file of a process that knows after which step all will stop."""
+  path = held(workdir, process)
+  return path.with_name(f'{path.name}.agreed')
 
 
 def finish(process: subprocess.Popen) -> tuple[int, str, str]:

@@ -143,7 +143,7 @@ def test_a_model_runs_one_on_a_mesh(config, monkeypatch):
       objectives.make(config_lib.resolve(config)),
       mesh,
     )
-    params = model.init(jax.random.PRNGKey(0))
+    params = jax.jit(model.init)(jax.random.PRNGKey(0))
 
     def loss(params, model=model):
       hidden = model.hidden(params, batch)

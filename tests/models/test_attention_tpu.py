@@ -20,16 +20,18 @@ import jax
 from jax.experimental import topologies
 
 from experiments import base
-from lm import config as config_lib
-from lm import models, objectives, optimizer, sharding, step
+from lm import models, objectives
+from lm.config import resolve as config_lib
 from lm.data import packing
+from lm.runtime import sharding
+from lm.training import optimizer, program, step
 
 config = base.get_config()
 config.data.tokenizer = 'bytes'
 config.data.vocab_size = 528
 config.data.sequence_length = 256
 config.data.batch_size = 16
-config.model.num_layers = 2
+config.model.num_layers = 1
 config.model.num_kv_heads = 2
 config.model.dtype = 'bfloat16'
 config.model.scan_layers = True
@@ -41,12 +43,11 @@ topology = topologies.get_topology_desc(
 mesh = sharding.make_mesh(config, topology.devices)
 objective = objectives.make(config)
 model = models.make(config, objective, mesh)
-transform = optimizer.make(config)
-abstract = step.abstract_state(model, transform, mesh)
+made = program.make(config, objective, model, mesh)
 train_step = step.make_train_step(
   objective,
   model,
-  transform,
+  made.transform,
   optimizer.make_schedule(config),
   microbatches=1,
 )
@@ -59,8 +60,8 @@ batch = jax.tree.map(
   ),
   row,
 )
-jitted = step.jit_step(train_step, mesh, abstract)
-print(jitted.lower(abstract, batch).compile().as_text())
+jitted = step.jit_step(train_step, mesh, made.abstract)
+print(jitted.lower(made.abstract, batch).compile().as_text())
 """
 
 # The leading axis of what an all-gather returns.
@@ -86,7 +87,7 @@ def test_a_train_step_for_tpus_runs_splash_on_each_devices_part():
     },
     capture_output=True,
     text=True,
-    timeout=300,
+    timeout=900,
   )
   assert done.returncode == 0, done.stderr[-2000:]
   lines = done.stdout.splitlines()

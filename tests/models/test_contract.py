@@ -40,7 +40,7 @@ def test_a_cache_counts_the_positions_read_and_its_rows_can_be_gathered(
   config, name, architecture
 ):
   _, model = build(config, name, architecture)
-  params = model.init(jax.random.PRNGKey(0))
+  params = jax.jit(model.init)(jax.random.PRNGKey(0))
   rng = np.random.default_rng(0)
   # The last row is padding alone: it fills up a batch.
   lengths = [5, 1, 3, 0]
@@ -121,7 +121,7 @@ def test_types_of_examples_reach_the_embeddings(config, tmp_path):
       expected_BxL[row, places] = position_BxL[row, places] > 1
   assert 0 < np.sum(expected_BxL) < np.sum(segment_BxL > 0) / 2
   np.testing.assert_array_equal(batch.type_BxL, expected_BxL)
-  params = model.init(jax.random.PRNGKey(0))
+  params = jax.jit(model.init)(jax.random.PRNGKey(0))
   hidden = jax.jit(lambda batch: model.hidden(params, batch))
   without = dataclasses.replace(batch, type_BxL=np.zeros_like(expected_BxL))
   changes_BxL = np.any(hidden(batch) != hidden(without), axis=-1)

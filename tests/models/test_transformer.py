@@ -32,7 +32,7 @@ def test_parameters_are_stacked_and_counted(config, shape):
 @pytest.mark.parametrize('shape', SHAPES)
 def test_no_position_sees_a_later_one_or_another_segment(config, shape):
   model = build(config, **SHAPES[shape])
-  params = model.init(jax.random.PRNGKey(0))
+  params = jax.jit(model.init)(jax.random.PRNGKey(0))
   batch = batch_of([[10, 14]], 32)
   forward = jax.jit(
     lambda tokens: run(model, params, _with_tokens(batch, tokens))
@@ -55,7 +55,7 @@ def _with_tokens(batch, tokens_BxL):
 @pytest.mark.parametrize('shape', SHAPES)
 def test_packing_changes_nothing(config, shape):
   model = build(config, **SHAPES[shape])
-  params = model.init(jax.random.PRNGKey(0))
+  params = jax.jit(model.init)(jax.random.PRNGKey(0))
   together = batch_of([[10, 14]], 32)
   alone = batch_of([[10], [14]], 32)
   tokens = np.zeros((2, 32), np.int32)
@@ -82,7 +82,7 @@ def test_scan_and_remat_change_no_value_and_no_gradient(config, changes):
   results = []
   for way in ({}, changes):
     model = build(config, **{'scan_layers': False, 'remat': 'none', **way})
-    params = model.init(jax.random.PRNGKey(0))
+    params = jax.jit(model.init)(jax.random.PRNGKey(0))
 
     def loss(params, model=model):
       key = jax.random.PRNGKey(1)
@@ -96,7 +96,7 @@ def test_scan_and_remat_change_no_value_and_no_gradient(config, changes):
 
 def test_dropout_is_drawn_from_the_key_and_off_when_scoring(config):
   model = build(config, dropout=0.3)
-  params = model.init(jax.random.PRNGKey(0))
+  params = jax.jit(model.init)(jax.random.PRNGKey(0))
   batch = batch_of([[32]], 32)
   keys = [jax.random.PRNGKey(i) for i in (1, 1, 2)]
   first, again, other = (
@@ -112,7 +112,7 @@ def test_dropout_is_drawn_from_the_key_and_off_when_scoring(config):
 
 def test_bfloat16_computes_in_bfloat16_over_float32_parameters(config):
   model = build(config, dtype='bfloat16')
-  params = model.init(jax.random.PRNGKey(0))
+  params = jax.jit(model.init)(jax.random.PRNGKey(0))
   assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype('float32')}
   batch = batch_of([[32]], 32)
   rough = run(model, params, batch)
@@ -127,7 +127,7 @@ RELATIVE = {'position': 'relative', 'norm_placement': 'post'}
 @pytest.mark.parametrize('shape', [GPT2, LLAMA, RELATIVE])
 def test_cached_decoding_equals_the_full_pass_at_every_position(config, shape):
   model = build(config, **shape)
-  params = model.init(jax.random.PRNGKey(0))
+  params = jax.jit(model.init)(jax.random.PRNGKey(0))
   prompts, length = [3, 9, 1], 16
   full = batch_of([[length]] * 3, length)
   expected = run(model, params, full)
@@ -171,7 +171,7 @@ def test_cached_decoding_equals_the_full_pass_at_every_position(config, shape):
 def test_a_prefix_is_decoded_as_it_is_read_at_once(config, shape):
   """Its tokens see one another, those behind it what is before them."""
   model = build(config, 'prefix', **shape)
-  params = model.init(jax.random.PRNGKey(0))
+  params = jax.jit(model.init)(jax.random.PRNGKey(0))
   full = batch_of([[12]], 12)
   order = jnp.maximum(jnp.arange(12) - 6, 0)[None]
   full = dataclasses.replace(full, order_BxL=order)
@@ -188,7 +188,7 @@ def test_types_and_heads_are_there_when_asked_for(config):
   plain = build(config, 'bidirectional')
   assert plain.init(jax.random.PRNGKey(0))['heads'] == {}
   model = build(config, 'bidirectional', **BERT)
-  params = model.init(jax.random.PRNGKey(0))
+  params = jax.jit(model.init)(jax.random.PRNGKey(0))
   hidden = model.hidden(params, batch)
   # Without types all are of the first.
   first = dataclasses.replace(batch, type_BxL=jnp.zeros((1, 32), jnp.int32))

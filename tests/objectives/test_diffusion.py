@@ -299,8 +299,3 @@ def test_what_is_read_tells_nothing_of_what_is_masked(config, estimator):
       assert np.flatnonzero(changed.targets_L != example.targets_L) == place
       tried += 1
   assert tried > 200
-
-
-def test_all_of_a_segment_is_seen_and_nothing_else(config):
-  objective = make(config)
-  noise.check_sees_its_segment(config_lib.resolve(config), objective)

@@ -58,7 +58,7 @@ def setting(name: str, architecture: str) -> Setting:
     objective = objectives.make(config)
     model = models.make(config, objective)
     _SETTINGS[name, architecture] = Setting(
-      config, objective, model, model.init(jax.random.PRNGKey(0))
+      config, objective, model, jax.jit(model.init)(jax.random.PRNGKey(0))
     )
   return _SETTINGS[name, architecture]
 
@@ -211,9 +211,12 @@ def test_packing_changes_no_loss(name, architecture):
   case = setting(name, architecture)
   examples = find_examples(case.objective, packed=True)
 
-  def terms(rows):
-    batch = packing.stack([case.pack(row) for row in rows])
+  @jax.jit
+  def loss(batch):
     return case.objective.loss(case.model, case.params, batch, None, False)
+
+  def terms(rows):
+    return loss(packing.stack([case.pack(row) for row in rows]))
 
   together = terms([examples])
   apart = terms([[example] for example in examples])

@@ -258,11 +258,6 @@ def test_what_is_read_tells_nothing_of_what_is_masked(config):
   assert seen > 200
 
 
-def test_all_of_a_segment_is_seen_and_nothing_else(config):
-  objective = make(config, rate=0.4)
-  noise.check_sees_its_segment(config_lib.resolve(config), objective)
-
-
 def test_loss_is_that_of_the_predicted_alone_packed_or_not(config):
   objective = make(config)
   model, params = noise.initialized(config_lib.resolve(config), objective)

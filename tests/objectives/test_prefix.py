@@ -97,7 +97,7 @@ def test_an_empty_prefix_is_the_causal_objective(config):
     examples = objective.corrupt(record(ids), np.random.default_rng(0))
     batch = packing.stack([packing.pack(examples, objective.capacity)])
     model = models.make(config_lib.resolve(config), objective)
-    params = model.init(jax.random.PRNGKey(0))
+    params = jax.jit(model.init)(jax.random.PRNGKey(0))
     terms = objective.loss(model, params, batch, None, False)
     values.append(next(iter(terms.values())))
   assert float(values[0][1]) == float(values[1][1]) == 20

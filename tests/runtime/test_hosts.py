@@ -21,7 +21,6 @@ STEPS = 20
 FLAGS = (
   '--config.mesh.fsdp=2',
   '--config.mesh.tensor=2',
-  '--config.model.num_layers=1',
   f'--config.train.steps={STEPS}',
   '--config.train.checkpoint_every=6',
 )
@@ -137,7 +136,8 @@ def test_stopped_damaged_and_killed(launcher, two, tmp_path):
   pair = Pair(launcher, workdir, hold_at=9)
   pair.wait_until_held()
   pair.processes[1].send_signal(signal.SIGTERM)
-  time.sleep(1)  # or the steps are over before all know
+  for number, process in enumerate(pair.processes):
+    runs.wait_until(process, runs.agreed(workdir, number).exists)
   pair.release()
   first, second = pair.finish()
   assert first[0] == 128 + signal.SIGTERM, first
@@ -185,7 +185,8 @@ def test_a_process_does_not_wait_for_a_dead_one(launcher, tmp_path):
   code, _, err = runs.finish(pair.processes[0])
   assert code == 1, err
   assert err.splitlines()[-1].startswith('error: ')
-  assert time.monotonic() - began < 60
+  # Less than the coordination service's own patience of 100 s.
+  assert time.monotonic() - began < 90
 
 
 def test_a_mistake_ends_both_with_one_line(launcher, tmp_path):

@@ -33,7 +33,8 @@ SPLIT = {
 
 @pytest.fixture
 def open_config(config) -> ml_collections.ConfigDict:
-  """Resolved, and open to change."""
+  """Resolved, and open to change; one layer is split as two are."""
+  config.model.num_layers = 1
   # No Adam: it divides rounding by rounding where a gradient is near zero.
   config.optimizer.name = 'sgd'
   config.optimizer.learning_rate = 0.1
@@ -185,6 +186,7 @@ def test_every_device_works_on_its_rows_alone(config, name, architecture):
   config.model.architecture = architecture
   config.objective.name = 'prefix'
   config.data.batch_size, config.data.sequence_length = 16, 88
+  config.model.num_layers = 1
   config.mesh.update(MESHES[name])
   config = config_lib.resolve(config)
   objective = objectives.make(config)

@@ -434,7 +434,7 @@ def test_a_killed_save_leaves_nothing_that_is_trusted(tmp_path, opened, target):
     target=target,
   )
   process = subprocess.run(
-    [sys.executable, '-c', code], capture_output=True, text=True, timeout=120
+    [sys.executable, '-c', code], capture_output=True, text=True, timeout=600
   )
   assert process.returncode == -signal.SIGKILL, process.stderr
   left = {p.name for p in (tmp_path / 'checkpoints').iterdir()}
