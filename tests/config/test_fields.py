@@ -4,6 +4,7 @@ import math
 
 import ml_collections
 import pytest
+from helpers import settings
 
 from experiments import base
 from lm import errors, evaluate, evaluate_text, field, objectives
@@ -25,9 +26,6 @@ READ_WITH = [
 ]
 FILES = {'data.source': 'files', 'data.path': 'a.txt'}
 PAIRS = {**FILES, 'data.target_column': 'target'}
-MIXTURE = {'objective.name': 'mixture', 'model.architecture': 'decoder'}
-SHARE = ((0.5, 'S', 'prefix', (('share', 0.7),)), (0.5, '', 'causal', ()))
-FIXED = ((0.5, 'S', 'prefix', (('share', 0.7), ('split', 'fixed'))),)
 MEAN = ((1.0, 'R', 'span', (('mean', 8.0),)),)
 
 
@@ -165,77 +163,59 @@ def test_a_field_without_effect_beside_another_is_refused(name, other):
   )
 
 
-# A field, its value, what else is set -> with what else it is read; words.
-CASES = [
-  (
-    *('objective.span.rate', 0.3, MIXTURE),
-    {**MIXTURE, 'objective.mixture.components': MEAN},
-    'each of objective.mixture.components has its own',
-  ),
-  (
-    *('objective.masked.rate', 0.3, MIXTURE),
-    {'show.objectives': ('masked',)},
-    'or is of another objective',
-  ),
-  (
-    *('objective.mixture.components', SHARE, MIXTURE, None),
-    r"components\[0\]: objective.prefix.share=0.7 .*split='uniform'",
-  ),
-  ('objective.mixture.components', FIXED, {}, MIXTURE, "name='mixture'"),
-  ('data.text_column', 'body', {}, FILES, 'files alone, and there are none'),
-  ('data.encoding', 'gb18030', {}, FILES, 'give --config.data.source=files'),
-  (
-    *('data.errors', 'skip', {'data.sources': (('sotu', 1.0),)}),
-    {'data.sources': (('sotu', 1.0), ('a.txt', 1.0))},
-    'files alone',
-  ),
-  ('data.document_bytes', 2048, {}, FILES, 'files alone'),
-  (
-    *('data.held_out_fraction', 0.1, {}, {'data.source': 'stdlib'}),
-    "data.source='sotu' fixes what is held out",
-  ),
-  ('data.held_out_bytes', 5000, {}, FILES, "'sotu' fixes what is held out"),
-  ('data.near_duplicates', 0.9, PAIRS, FILES, 'near duplicates stay'),
-  ('data.prefetch', 3, {'data.threads': 0}, {}, 'with data.threads=0'),
-  (
-    *('data.language', 'zh', {'data.cleaning.rules': ('unicode',)}, {}),
-    r'the rule language or symbols does not run .* unicode\); leave it out',
-  ),
-  (
-    *('data.cleaning.scrub', True, {'data.cleaning.rules': ()}, {}),
-    r'the rule scrub does not run \(rules of cleaning that do: none\); leave',
-  ),
-  (
-    *('data.cleaning.min_words', 10, {}, FILES),
-    r'length does not run .* unicode\); .* give the rule in data.cleaning.',
-  ),
-  ('data.cleaning.max_words', 99, {}, FILES, 'length does not run'),
-  ('data.cleaning.min_characters', 9, {}, FILES, 'length does not run'),
-  (
-    *('data.cleaning.max_digits', 0.3, {}),
-    {'data.cleaning.rules': ('unicode,symbols',)},
-    'symbols does not run',
-  ),
-  (
-    *('data.cleaning.language_share', 0.3, FILES),
-    {'data.language': 'en'},
-    'without data.language; ',
-  ),
-]
+# A setting -> what else is set -> with what it is read, if at all -> words.
+IN_FILES = "data.source='files' data.path='a.txt'"
+MIXTURE = "objective.name='mixture' model.architecture='decoder'"
+COMPONENT = "objective.mixture.components=((1.0,'R','span',(('mean',8.0),)),)"
+SHARE = "((0.5,'S','prefix',(('share',0.7),)),(0.5,'','causal',()))"
+CASES = settings.table(rf"""
+objective.span.rate=0.3 -> {MIXTURE} -> {MIXTURE} {COMPONENT}
+  -> each of objective.mixture.components has its own
+objective.masked.rate=0.3 -> {MIXTURE} -> show.objectives=('masked',)
+  -> or is of another objective
+objective.mixture.components={SHARE} -> {MIXTURE} -> never
+  -> components\[0\]: objective.prefix.share=0.7 .*split='uniform'
+{COMPONENT} -> -> {MIXTURE} -> name='mixture'
+data.text_column='body' -> -> {IN_FILES} -> files alone, and there are none
+data.encoding='gb18030' -> -> {IN_FILES} -> give --config.data.source=files
+data.errors='skip' -> data.sources=(('sotu',1.0),)
+  -> data.sources=(('sotu',1.0),('a.txt',1.0)) -> files alone
+data.document_bytes=2048 -> -> {IN_FILES} -> files alone
+data.held_out_fraction=0.1 -> -> data.source='stdlib'
+  -> data.source='sotu' fixes what is held out
+data.held_out_bytes=5000 -> -> {IN_FILES} -> 'sotu' fixes what is held out
+data.near_duplicates=0.9 -> {IN_FILES} data.target_column='target' -> {IN_FILES}
+  -> near duplicates stay
+data.prefetch=3 -> data.threads=0 -> -> with data.threads=0
+data.language='zh' -> data.cleaning.rules=('unicode',) ->
+  -> the rule language or symbols does not run .* unicode\); leave it out
+data.cleaning.scrub=True -> data.cleaning.rules=() ->
+  -> the rule scrub does not run \(rules of cleaning that do: none\); leave
+data.cleaning.min_words=10 -> -> {IN_FILES}
+  -> length does not run .* unicode\); .* give the rule in data.cleaning.
+data.cleaning.max_words=99 -> -> {IN_FILES} -> length does not run
+data.cleaning.min_characters=9 -> -> {IN_FILES} -> length does not run
+data.cleaning.max_digits=0.3 -> -> data.cleaning.rules=('unicode,symbols',)
+  -> symbols does not run
+data.cleaning.language_share=0.3 -> {IN_FILES} -> data.language='en'
+  -> without data.language;
+""")
 
 
-@pytest.mark.parametrize(('name', 'value', 'others', 'read', 'words'), CASES)
-def test_what_is_set_and_not_read_is_refused(name, value, others, read, words):
+@pytest.mark.parametrize(('given', 'others', 'read', 'words'), CASES)
+def test_what_is_set_and_not_read_is_refused(given, others, read, words):
+  given, others = settings.parse(given), settings.parse(others)
   with pytest.raises(errors.UserError, match=words) as caught:
-    config_lib.resolve(make({**others, name: value}))
+    config_lib.resolve(make({**others, **given}))
+  (name,) = given
   assert str(caught.value).startswith((f'{name}=', f'{name}['))
   config_lib.resolve(make(others))  # The default is no mistake.
-  if read is not None:
-    config_lib.resolve(make({**read, name: value}))
+  if read != 'never':
+    config_lib.resolve(make({**settings.parse(read), **given}))
 
 
 def test_every_condition_is_tried():
-  tried = {name for name, *_ in CASES}
+  tried = {name for given, *_ in CASES for name in settings.parse(given)}
   known = {name for name, one in FIELDS.items() if one.unread}
   assert {x for x in known if not x.startswith('generate.')} <= tried
 

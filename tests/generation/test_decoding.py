@@ -7,6 +7,7 @@ import re
 import jax
 import ml_collections
 import pytest
+from helpers import settings
 
 from experiments import base
 from lm import models, objectives
@@ -30,54 +31,39 @@ OBJECTIVES = {
   'masks': {'name': 'masked'},
   'unmasking': {'name': 'diffusion'},
 }
-# Field -> a value that asks for something, other than its default.
-VALUES = {
-  'batch_size': 4,
-  'max_tokens': 3,
-  'beams': 2,
-  'length_penalty': 1.0,
-  'temperature': 0.5,
-  'top_k': 5,
-  'top_p': 0.5,
-  'min_p': 0.1,
-  'repetition_penalty': 2.0,
-  'steps': 2,
-  'order': 'random',
-  'seed': 3,
-  'samples_per_prompt': 2,
-  'candidates': 3,
-}
-# What switches a field off -> the field, and words of the message.
-SWITCHED = [
-  ({}, 'length_penalty', 'generate.beams=1, which continues .*beams=4 or so'),
-  ({'temperature': 0.0}, 'top_k', 'generate.temperature=0.0, .* higher temp'),
-  ({'temperature': 0.0}, 'top_p', 'generate.temperature=0.0, .* higher temp'),
-  ({'temperature': 0.0}, 'min_p', 'generate.temperature=0.0, .* higher temp'),
-  ({'temperature': 0.0}, 'seed', 'always the same; .* higher temperature'),
-  ({'temperature': 0.0}, 'samples_per_prompt', 'always the same; leave'),
-  ({'top_k': 1}, 'seed', 'generate.top_k=1, .* always the same; .* higher one'),
-  ({'top_p': 0.0}, 'samples_per_prompt', 'generate.top_p=0.0, .* the same'),
-  *(
-    ({'beams': 2}, name, 'generate.beams=2, .* likeliest text; .*beams=1')
-    for name in ('temperature', 'top_k', 'top_p', 'min_p', 'seed')
-  ),
-  ({'beams': 2}, 'samples_per_prompt', 'generate.beams=2, which searches'),
-]
-SWITCHED_UNMASKING = [
-  ({'steps': 1}, 'order', 'generate.steps=1, which fills all .* more steps'),
-  ({'temperature': 0.0}, 'seed', 'always the same; .* higher temperature'),
-  ({'temperature': 0.0, 'steps': 1}, 'samples_per_prompt', 'always the same'),
-]
+# A value of each field that asks for something, other than its default.
+VALUES = settings.parse("""
+batch_size=4 max_tokens=3 beams=2 length_penalty=1.0 temperature=0.5 top_k=5
+top_p=0.5 min_p=0.1 repetition_penalty=2.0 steps=2 order='random' seed=3
+samples_per_prompt=2 candidates=3
+""")
+# What switches fields off -> the fields -> words of the message.
+SWITCHED = settings.table("""
+beams=1 -> length_penalty -> generate.beams=1, which continues .*beams=4 or so
+temperature=0.0 -> top_k top_p min_p -> generate.temperature=0.0, .* higher temp
+temperature=0.0 -> seed -> always the same; .* higher temperature
+temperature=0.0 -> samples_per_prompt -> always the same; leave
+top_k=1 -> seed -> generate.top_k=1, .* always the same; .* higher one
+top_p=0.0 -> samples_per_prompt -> generate.top_p=0.0, .* the same
+beams=2 -> temperature top_k top_p min_p seed
+  -> generate.beams=2, .* likeliest text; .*beams=1
+beams=2 -> samples_per_prompt -> generate.beams=2, which searches
+""")
+SWITCHED_UNMASKING = settings.table("""
+steps=1 -> order -> generate.steps=1, which fills all .* more steps
+temperature=0.0 -> seed -> always the same; .* higher temperature
+temperature=0.0 steps=1 -> samples_per_prompt -> always the same
+""")
 
 
-def of_way(config, way: str, **settings):
-  """The config of an objective with this way; settings as in flags."""
+def of_way(config, way: str, **changes):
+  """The config of an objective with this strategy; changes as in flags."""
   config.objective.update(OBJECTIVES[way])
   if way == 'target':
     config.data.target_column = 'target'
   if way in ('target', 'spans'):
     config.model.architecture = 'decoder'
-  config.generate.update(settings)
+  config.generate.update(changes)
   return config
 
 
@@ -134,34 +120,32 @@ def test_a_field_that_a_strategy_does_not_read_is_a_warning(
 
 
 @pytest.mark.parametrize(
-  ('way', 'settings', 'name', 'words'),
+  ('way', 'others', 'names', 'words'),
   [
-    *(
-      (way, *case)
-      for case in SWITCHED
-      for way in ('continuation', 'target', 'spans')
-    ),
+    *(('continuation', *case) for case in SWITCHED),
+    # The check is the same for all that draw from left to right.
+    *((way, *SWITCHED[0]) for way in ('target', 'spans')),
     *(('unmasking', *case) for case in SWITCHED_UNMASKING),
   ],
 )
 def test_what_another_setting_switches_off_is_a_warning(
-  config, way, settings, name, words, resolve
+  config, way, others, names, words, resolve
 ):
-  config = of_way(config, way, **settings)
-  found, warnings = resolve(config)
-  assert (found[name], warnings) == (None, [])
-  config.generate[name] = VALUES[name]
-  again, (line,) = resolve(config)
-  assert again == found
-  assert re.match(
-    f'warning: generate.{name}={VALUES[name]!r} is not read with .*{words}',
-    line,
-  )
-  # Places that are filled in an order that is drawn differ by themselves.
-  if way == 'unmasking' and name != 'order':
-    config.generate.update(order='random', steps=2)
-    again, warnings = resolve(config)
-    assert (again[name], warnings) == (VALUES[name], [])
+  for name in names.split():
+    one = ml_collections.ConfigDict(config.to_dict())
+    one = of_way(one, way, **settings.parse(others))
+    found, warnings = resolve(one)
+    assert (found[name], warnings) == (None, [])
+    one.generate[name] = value = VALUES[name]
+    again, (line,) = resolve(one)
+    assert again == found
+    start = f'warning: generate.{name}={value!r} is not read with .*'
+    assert re.match(start + words, line)
+    # Places that are filled in an order that is drawn differ by themselves.
+    if way == 'unmasking' and name != 'order':
+      one.generate.update(order='random', steps=2)
+      again, warnings = resolve(one)
+      assert (again[name], warnings) == (value, [])
 
 
 def test_an_objective_that_generates_nothing_reads_nothing(config, resolve):
@@ -270,10 +254,10 @@ def test_a_strategy_reads_what_it_declares_and_nothing_else(config, way):
     step=0,
   )
   read = set()
-  for settings, runs in SETTINGS[way]:
+  for changes, runs in SETTINGS[way]:
     changed = ml_collections.ConfigDict(resolved)
-    changed.generate.update(settings)
-    given = [f'generate.{name}' for name in settings]
+    changed.generate.update(changes)
+    given = [f'generate.{name}' for name in changes]
     settled = config_lib.resolve(changed, given=given)
     made = strategies.STRATEGIES[way].make(
       dataclasses.replace(run, config=Watched(settled, read))
