@@ -22,6 +22,18 @@ from helpers.texts import sentences
 
 from experiments import base
 
+# Files that take longest.
+_LONG = (
+  *('test_hosts.py', 'test_resume.py', 'test_experiments.py', 'test_readme.py'),
+  *('test_run.py', 'test_every_objective.py', 'test_objectives.py'),
+)
+
+
+def pytest_collection_modifyitems(items):
+  """Begins with the longest files, so that no worker waits for another's."""
+  order = {name: place for place, name in enumerate(_LONG)}
+  items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
 
 @pytest.fixture(scope='session')
 def corpus(tmp_path_factory) -> pathlib.Path:
