@@ -28,7 +28,7 @@ def make(
     decoder: its `cross` is set.
   """
   stacks = _TwoStacks(stack.Stack(encoder), stack.Stack(decoder))
-  return heads.with_heads(stacks, decoder)
+  return stack.make_model(stacks, decoder)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,14 +1,11 @@
 """Heads that tasks read out beside tokens, named in `model.heads`."""
 
-import functools
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from lm import errors, field, types
-from lm.models import blocks, readout
+from lm.models import blocks
 
 
 class Pooler(nn.Module):
@@ -72,23 +69,3 @@ def apply(
   """Output of the head `name` at hidden states."""
   variables = {'params': params['heads'][name]}
   return HEADS[name](cfg).apply(variables, hidden_BxLxD)
-
-
-def with_heads(stacks: Any, cfg: blocks.TransformerConfig) -> types.Model:
-  """The pure functions of a Transformer.
-
-  Args:
-    stacks: has the methods init, hidden, logits, start and extend.
-    cfg: the shape of what is read out.
-  """
-  return types.Model(
-    init=stacks.init,
-    hidden=stacks.hidden,
-    logits=stacks.logits,
-    token_log_probs=functools.partial(
-      readout.token_log_probs, stacks.hidden, stacks.logits
-    ),
-    start=stacks.start,
-    extend=stacks.extend,
-    head=functools.partial(apply, cfg),
-  )

@@ -11,7 +11,7 @@ from lm.models import blocks, embeddings, heads, stack
 
 def make(cfg: blocks.TransformerConfig) -> types.Model:
   """The pure functions of one stack, see `types.Model`."""
-  return heads.with_heads(_OneStack(cfg), cfg)
+  return stack.make_model(_OneStack(cfg), cfg)
 
 
 @dataclasses.dataclass(frozen=True)
