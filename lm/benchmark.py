@@ -32,7 +32,7 @@ def run(config, *, given: Collection[str] | None = None):
 
   Args:
     config: config to measure, not yet resolved.
-    given: see `config.resolve`.
+    given: see `resolve.resolve`.
 
   Raises:
     UserError: there is a mistake in the config or the data.

@@ -10,16 +10,18 @@ from lm import errors
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-  """What is known of a field of a config.
+  """The declaration of a field of a config.
 
   default: its value in `experiments/base.py`. None where the default depends
     on other fields, or where None is an answer.
   meaning: sentences for people.
-  kind: type of its values; left out: that of the default.
+  kind: type of its values (default: that of `default`).
   choices: the values that it may have.
+  renamed: former name of a choice -> its name today, for the message.
   least, most: the smallest and the largest value; numbers are finite.
   none: what None stands for, for people, where the default is None.
-  derive(config): its value where it is None after the flags.
+  derive(config): default where the flags leave None; a continued run keeps
+    the value that it has.
   where_read: its default where it is read; elsewhere it is None in a resolved
     config, so that no code can read it by mistake.
   neutral: the value that asks for nothing. It may be given anywhere: a flag
@@ -37,6 +39,7 @@ class Field:
   _: dataclasses.KW_ONLY
   kind: type | None = None
   choices: tuple[str, ...] = ()
+  renamed: Mapping[str, str] = dataclasses.field(default_factory=dict)
   least: float | None = None
   most: float | None = None
   none: str = ''
@@ -121,13 +124,15 @@ def check(name: str, value: Any, declared: Field):
   ranged = declared.least is not None
   if declared.choices:
     if value not in declared.choices:
+      new = declared.renamed.get(value)
       raise errors.UserError(
         f"unknown {name}='{value}'; choose from {declared.allowed}"
+        + (f"; '{value}' is called '{new}' now" if new else '')
       )
   elif not _is_of_type(value, declared.kind) and not (ranged and value is None):
     raise errors.UserError(
       f'{name}={value!r} is not of the type {declared.kind.__name__}; give one '
-      'that is'
+      + (f'that is, {declared.allowed}' if ranged else 'that is')
     )
   elif ranged and (value is None or not _in_range(value, declared)):
     raise errors.UserError(

@@ -107,7 +107,7 @@ def of_config(
   Args:
     config: config of an experiment, with overrides, not yet resolved.
     workdir: folder for show.html.
-    given: see `config.resolve`.
+    given: see `resolve.resolve`.
 
   Raises:
     UserError: there is a mistake in the config or the data.

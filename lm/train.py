@@ -61,7 +61,7 @@ def run(
   Args:
     config: a ConfigDict of `experiments/`, with overrides, not yet resolved.
     command: how to start this run again, for messages and provenance.
-    given: see `config.resolve`.
+    given: see `resolve.resolve`.
     process_began: when the process did, by `time.monotonic`; None: now.
 
   Raises:
@@ -207,7 +207,7 @@ def _print_finished(
   objective: types.Objective,
 ):
   final = metrics.read(workdir)[-1]
-  more = budget.flags_to_go_on(config, objective, asked, final['step'])
+  more = budget.flags_to_continue(config, objective, asked, final['step'])
   prompt = strategies.example(objective)
   sample = ''
   if prompt is not None:
@@ -365,8 +365,9 @@ def _validate(
   if 'loss' not in values:
     raise errors.UserError(
       'nothing is predicted in any of the validation rows; raise '
-      f'data.sequence_length={run.config.data.sequence_length}, or the rate '
-      f'of objective.{run.config.objective.name}, or give more held-out text'
+      f'data.sequence_length={run.config.data.sequence_length}, predict more '
+      'of the text (--help=objective lists the settings), or give more '
+      'held-out text'
     )
   numbers = [value for value in values.values() if np.isscalar(value)]
   _check_finite(run, number, numbers)

@@ -191,7 +191,8 @@ class Objective:
     other objectives; `objectives.make` replaces it by that loss.
   coefficients: term -> factor in the trained loss. Terms without one are only
     reported.
-  arrays: names of the optional arrays that its Examples have, without axes.
+  arrays: names of the optional arrays of its Examples, without axes; the
+    encoder's side follows from `capacity.encoder_tokens`.
   upper_bound(n): upper bound of `sizes(n)` over all draws; required of a
     mixture's components.
   continuation(context, scored): the Example, in the trained format, in which
@@ -240,7 +241,8 @@ class ObjectiveSpec:
     default.
   attention: attention patterns that its Examples can require.
   inputs_hold_targets: whether predicted tokens can be among the inputs, as
-    those that BERT keeps, and all of deshuffling.
+    those that BERT keeps, and all of deshuffling; read by the test that nothing
+    else leaks.
   data: records that it reads: `text` (chunks of documents, never of pairs),
     `pairs`, or `any` (pairs as text with SEP between their sides).
   fields: declarations of its own config section, see `lm/field.py`.

@@ -21,10 +21,7 @@ from lm.training import metrics, program
 # experiments/NAME.py -> parameters at full size.
 PARAMETERS = {
   'quickstart': 4_507_392,
-  # At the size at which objectives are compared; of two sides, 2 + 2 layers.
-  **dict.fromkeys(('causal', 'prefix', 'masked', 'diffusion'), 5_310_720),
-  **dict.fromkeys(('span', 'mixture', 'supervised'), 5_835_776),
-  # Of the releases, as counted by transformers.
+  # The releases, as counted by transformers.
   'gpt2_124m': 124_439_808,
   'llama_1b': 1_235_814_400,
   't5_small': 60_506_624,
@@ -32,6 +29,13 @@ PARAMETERS = {
   # bert-base-uncased with its pooler, and its readout of masked tokens: a layer
   # with a norm, and a bias on the logits.
   'bert_base': 109_482_240 + (768 * 768 + 768 + 2 * 768 + 30_522),
+}
+# Every objective has an experiment of its name, at the size at which they are
+# compared: one stack of 4 layers, or two of 2.
+COMPARED = {
+  'decoder': 5_310_720,
+  'encoder': 5_310_720,
+  'encoder_decoder': 5_835_776,
 }
 
 
@@ -55,9 +59,16 @@ def test_builds(name, variant):
   model = models.make(config, objectives.make(config))
   params = jax.eval_shape(model.init, jax.random.PRNGKey(0))
   count = sum(math.prod(x.shape) for x in jax.tree.leaves(params))
-  if not variant:
-    assert count == PARAMETERS[name]
-  assert count <= PARAMETERS[name]
+  if name in objectives.OBJECTIVES:
+    assert config.objective.name == name
+    expected = COMPARED[config.model.architecture]
+  else:
+    expected = PARAMETERS[name]
+  assert count == expected or (variant and count < expected)
+
+
+def test_every_objective_has_an_experiment():
+  assert set(objectives.OBJECTIVES) <= set(experiments())
 
 
 @pytest.mark.parametrize('name', experiments())

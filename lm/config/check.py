@@ -52,9 +52,9 @@ def settle(
   Args:
     names: the strategies of the config's objective; a field counts as read
       where one of them reads it.
-    given: 'section.field' of those that the user set; what the others hold is
-      of an earlier time and is dropped where it is not read. None: all that are
-      not None were set by the user.
+    given: 'section.field' of the fields that the user set. Other values stem
+      from an earlier start and are dropped where they have no effect. None: all
+      values were set by the user.
   """
   cfg = config.generate
   known = base.FIELDS['generate']
@@ -82,7 +82,7 @@ def warn(line: str):
 
 
 def overrides(values: Mapping[str, Any], reads: Collection[str], mode: str):
-  """Raises UserError for one of the section `evaluate` that is not in `reads`.
+  """Raises UserError for a field of `evaluate` that is not in `reads`.
 
   Args:
     values: 'section.field' -> value.

@@ -34,10 +34,9 @@ def resolve(
     config: of `experiments/base.py`, with overrides.
     stored: the nested dict of a run that is to be continued. Fields left at
       None take its values; other differences must be allowed ones.
-    given: 'section.field' of those that the user sets for this run alone: of
-      these each must be read. What else `config` holds, of an experiment's file
-      or of a finished run, may be for other values of these. None: all that do
-      not have their defaults.
+    given: 'section.field' of the fields that are set for this start; each must
+      have an effect. Fields that an experiment's file or an earlier start set
+      need not. None: all that differ from their defaults.
 
   Raises:
     UserError: names the field, its value, what is allowed and the mend.
@@ -61,7 +60,7 @@ def resolve_with_objective(
   compatible.compatible(config, objectives.spec(config), family)
   objective = objectives.make(config)
   compatible.check_attention(config, objective, family)
-  # In place of several budgets, the one number that they come to.
+  # From here on, `train.steps` is the smallest of all budgets.
   config.train.steps = budget.steps(config, objective)
   _derive(config, old, ('optimizer',))
   check.values(config)
@@ -110,7 +109,7 @@ def load(workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def _derive(config, old: Mapping[str, Any], sections: Collection[str]):
-  """Fills in the defaults of some sections; of a run's own, what it has."""
+  """Fills in the defaults of some sections; a run keeps what it has."""
   for name, declared in check.FIELDS.items():
     if name.split('.')[0] not in sections or declared.derive is None:
       continue
@@ -129,7 +128,7 @@ def _to_be_read(
   if given is None:
     defaults = {name: one.default for name, one in check.FIELDS.items()}
     given = [name for name in defaults if values[name] != defaults[name]]
-  # What a run has that is continued was not refused when it began.
+  # Values of a continued run were checked when it began.
   return {
     name for name in given if name not in old or values.get(name) != old[name]
   }
@@ -143,7 +142,11 @@ def _renamed(config: dict[str, Any]) -> dict[str, Any]:
       known[new] = known.pop(old)
     if known.get('name') == old:
       known['name'] = new
-  return {**config, 'objective': known}
+  renamed = {**config, 'objective': known}
+  if shown := config.get('show', {}).get('objectives'):
+    shown = tuple(objectives.RENAMED.get(name, name) for name in shown)
+    renamed['show'] = {**config['show'], 'objectives': shown}
+  return renamed
 
 
 def _with_tuples(value: Any) -> Any:

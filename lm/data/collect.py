@@ -36,7 +36,7 @@ _LEAST_NEAR = 0.7
 
 
 def default_rules(*, packaged: bool, pairs: bool) -> tuple[str, ...]:
-  """Of packaged text, as its authors want it, only what is asked for."""
+  """Default rules; for packages only `unicode`, and what fields ask for."""
   if pairs:
     return ('unicode', 'scrub')
   if packaged:

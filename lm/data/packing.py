@@ -333,6 +333,8 @@ def pack(
   Returns:
     The arrays of a `types.Batch` without their leading axis, by name.
   """
+  for example in examples:
+    _check_arrays(example, arrays)
   row = _side(
     examples, [*_ALWAYS, *(f'{name}_L' for name in arrays)], capacity.tokens
   )
@@ -348,8 +350,20 @@ def pack(
   return row
 
 
-# Arrays that every Example has.
+# Arrays that every Example has, and those that it can have.
 _ALWAYS = ('tokens_L', 'targets_L', 'weights_L', 'order_L')
+_OPTIONAL = ('type_L', 'component_L')
+# Arrays of another type than int32.
+_DTYPES = {'weights_L': np.float32}
+
+
+def _check_arrays(example: types.Example, arrays: Sequence[str]):
+  """Raises ValueError for an array that would be lost."""
+  for field in _OPTIONAL:
+    if field[:-2] not in arrays and getattr(example, field) is not None:
+      raise ValueError(
+        f'an example has {field}, which Objective.arrays={tuple(arrays)} lacks'
+      )
 
 
 def _side(
@@ -361,8 +375,8 @@ def _side(
   """
   row = {name: np.zeros(length, np.int32) for name in ('segment', 'position')}
   for field in fields:
-    kind = np.float32 if field == 'weights_L' else np.int32
-    row[field[:-2]] = np.zeros(length, kind)
+    dtype = _DTYPES.get(field, np.int32)
+    row[field[:-2]] = np.zeros(length, dtype)
   start = 0
   for number, example in enumerate(examples, 1):
     n = len(getattr(example, fields[0]))

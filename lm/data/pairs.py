@@ -20,14 +20,14 @@ def fitting(split: store.Split, objective: types.Objective) -> np.ndarray:
   inputs = split.input_lengths
   lengths_Dx2 = np.stack([inputs, split.lengths - inputs], axis=1)
   # There are few different lengths: each combination is checked once.
-  kinds_Kx2, kind_D = np.unique(lengths_Dx2, axis=0, return_inverse=True)
-  fits_K = [_fits(tuple(n), objective) for n in kinds_Kx2.tolist()]
-  found = np.flatnonzero(np.array(fits_K, bool)[kind_D.reshape(-1)])
+  lengths_Ux2, unique_D = np.unique(lengths_Dx2, axis=0, return_inverse=True)
+  fits_U = [_fits(tuple(n), objective) for n in lengths_Ux2.tolist()]
+  found = np.flatnonzero(np.array(fits_U, bool)[unique_D.reshape(-1)])
   if not len(found):
     raise errors.UserError(
       f'none of the {len(split)} pairs in {split.directory} fits a row of '
-      f'{_describe(objective)}; raise data.sequence_length, or change '
-      'objective.supervised.target_share'
+      f'{_describe(objective)}; raise data.sequence_length, give shorter '
+      'pairs, or change how the objective shares a row between its sides'
     )
   return found
 

@@ -51,7 +51,7 @@ FIELDS = field.section(
     'Folder of the prepared data.',
     kind=str,
     none='runs/data/SOURCE-HASH, shared by runs',
-    may_change=True,  # Not what it holds: `train.py` compares the hash.
+    may_change=True,  # Its content may not, see `training/inputs.py`.
   ),
   words=field.Field(
     'characters',

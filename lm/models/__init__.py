@@ -7,7 +7,7 @@ from lm.models import transformer
 
 FAMILIES: dict[str, types.Family] = {'transformer': transformer.FAMILY}
 
-# Of all families, each once.
+# Architectures of all families, without repetition.
 ARCHITECTURES = tuple(
   {name: 0 for one in FAMILIES.values() for name in one.architectures}
 )

@@ -10,13 +10,12 @@ GELU and an untied readout.
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 
 from lm import types
-from lm.models import blocks, embeddings, heads, readout, stack
+from lm.models import blocks, embeddings, heads, stack
 
 
 def make(
@@ -28,18 +27,8 @@ def make(
     encoder: may differ from the decoder in N, attention and implementation.
     decoder: its `cross` is set.
   """
-  model = _TwoStacks(stack.Stack(encoder), stack.Stack(decoder))
-  return types.Model(
-    init=model.init,
-    hidden=model.hidden,
-    logits=model.logits,
-    token_log_probs=functools.partial(
-      readout.token_log_probs, model.hidden, model.logits
-    ),
-    start=model.start,
-    extend=model.extend,
-    head=functools.partial(heads.apply, decoder),
-  )
+  stacks = _TwoStacks(stack.Stack(encoder), stack.Stack(decoder))
+  return stack.make_model(stacks, decoder)
 
 
 @dataclasses.dataclass(frozen=True)

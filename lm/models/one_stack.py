@@ -1,29 +1,17 @@
 """Transformers of one stack: decoders and encoders differ in attention only."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 
 from lm import types
-from lm.models import blocks, embeddings, heads, readout, stack
+from lm.models import blocks, embeddings, heads, stack
 
 
 def make(cfg: blocks.TransformerConfig) -> types.Model:
   """The pure functions of one stack, see `types.Model`."""
-  model = _OneStack(cfg)
-  return types.Model(
-    init=model.init,
-    hidden=model.hidden,
-    logits=model.logits,
-    token_log_probs=functools.partial(
-      readout.token_log_probs, model.hidden, model.logits
-    ),
-    start=model.start,
-    extend=model.extend,
-    head=functools.partial(heads.apply, cfg),
-  )
+  return stack.make_model(_OneStack(cfg), cfg)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,13 @@ import jax
 import jax.numpy as jnp
 
 from lm import field, types
-from lm.models import attention as attention_lib, blocks, relative_bias
+from lm.models import (
+  attention as attention_lib,
+  blocks,
+  heads,
+  readout,
+  relative_bias,
+)
 
 REMATS = {
   'none': None,
@@ -307,3 +313,23 @@ def _unstack_backward(count, _, gradients):
 
 
 unstack.defvjp(_unstack_forward, _unstack_backward)
+
+
+def make_model(stacks: Any, cfg: blocks.TransformerConfig) -> types.Model:
+  """The pure functions of a Transformer.
+
+  Args:
+    stacks: has the methods init, hidden, logits, start and extend.
+    cfg: the shape of what is read out.
+  """
+  return types.Model(
+    init=stacks.init,
+    hidden=stacks.hidden,
+    logits=stacks.logits,
+    token_log_probs=functools.partial(
+      readout.token_log_probs, stacks.hidden, stacks.logits
+    ),
+    start=stacks.start,
+    extend=stacks.extend,
+    head=functools.partial(heads.apply, cfg) if cfg.heads else None,
+  )

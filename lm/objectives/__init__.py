@@ -29,17 +29,22 @@ OBJECTIVES: dict[str, types.ObjectiveSpec] = {
 }
 
 FIELDS = field.section(
-  name=field.Field('causal', 'The objective.', choices=tuple(OBJECTIVES)),
+  name=field.Field(
+    'causal',
+    'The objective.',
+    choices=tuple(OBJECTIVES),
+    renamed={
+      spec.former_name: name
+      for name, spec in OBJECTIVES.items()
+      if spec.former_name
+    },
+  ),
   **layout.FIELDS,
   **{name: spec.fields for name, spec in OBJECTIVES.items() if spec.fields},
 )
 
 # Name in older run folders -> today's.
-RENAMED = {
-  spec.former_name: name
-  for name, spec in OBJECTIVES.items()
-  if spec.former_name
-}
+RENAMED = FIELDS['name'].renamed
 
 
 def spec(config) -> types.ObjectiveSpec:
@@ -63,10 +68,10 @@ def make(
   name, length = config.objective.name, config.data.sequence_length
   made = spec(config).make(config, tokenizer)
   if not made.raw_length:
+    least = made.upper_bound and f'at least {made.upper_bound(1).positions}'
     raise errors.UserError(
       f'data.sequence_length={length} has no room for a token as '
-      f'objective.name={name!r} writes it; give at least '
-      f'{made.upper_bound(1).positions}'
+      f'objective.name={name!r} writes it; give {least or "a larger one"}'
     )
   made.check_length(made.raw_length)
   if made.loss is None:

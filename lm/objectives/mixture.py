@@ -226,7 +226,13 @@ def _parts(config, tokenizer) -> tuple[list[_Part], types.Size]:
 
 
 def _check_pools(part: _Part, name: str):
-  if part.objective.upper_bound is None or part.objective.loss is not None:
+  if part.objective.upper_bound is None:
+    raise mixture_components.component_error(
+      part.index,
+      f"objective '{name}' states no upper bound of its sizes, which the rows "
+      f'of a mixture need; train it alone, and mix {_mixable()}',
+    )
+  if part.objective.loss is not None:
     raise mixture_components.component_error(
       part.index,
       f"objective '{name}' has a loss of its own, which cannot be pooled with "
@@ -325,11 +331,11 @@ def _scored(parts: Sequence[_Part]) -> tuple[_Part | None, str]:
   if len(parts) == 1 and parts[0].mode is None:
     alone, scorer = parts[0], parts[0].objective.scorer
     return (None if scorer == 'none' else alone), scorer
-  for kind in ('conditional', 'exact', 'blocks'):
+  for scorer in ('conditional', 'exact', 'blocks'):
     for part in parts:
-      if part.objective.scorer == kind:
+      if part.objective.scorer == scorer:
         # After a mode's token, text is not scored from its start.
-        return part, 'conditional' if kind == 'exact' else kind
+        return part, 'conditional' if scorer == 'exact' else scorer
   return None, 'none'
 
 

@@ -91,7 +91,7 @@ def read(config) -> tuple[Component, ...]:
   """The components of `objective.mixture.components`; None stands for UL2's.
 
   Raises:
-    UserError: the value does not have the form that experiments/base.py states.
+    UserError: the value does not have the form that `mixture.FIELDS` states.
   """
   given = config.objective.mixture.components
   if given is None:

@@ -10,7 +10,7 @@ from lm.generation import strategies
 
 
 def overview() -> str:
-  """A line a section, and the fields that are in none."""
+  """One line per section, then the fields outside of sections."""
   return '\n'.join(_lines('', base.FIELDS))
 
 
@@ -20,6 +20,11 @@ def describe(name: str) -> str:
   Raises:
     UserError: there is neither a section nor a field of this name.
   """
+  section, _, last = name.rpartition('.')
+  spec = objectives.OBJECTIVES.get(last)
+  if section == 'objective' and spec and not spec.fields:
+    reads = f'; it reads {", ".join(spec.reads)}' if spec.reads else ''
+    return f'{name}: no fields of its own{reads}'
   found = _find(name)
   if isinstance(found, field.Field):
     return _describe(name, found)
@@ -101,7 +106,7 @@ def _cells(name: str, declared: field.Field) -> tuple[str, str, str]:
     meaning += f' Has an effect only with {" and ".join(needed)}.'
   section, _, last = name.rpartition('.')
   known = strategies.STRATEGIES.items()
-  ways = [way for way, one in known if last in one.reads]
-  if section == 'generate' and 0 < len(ways) < len(known):
-    meaning += f' Read to generate: {", ".join(ways)}.'
+  names = [strategy for strategy, one in known if last in one.reads]
+  if section == 'generate' and 0 < len(names) < len(known):
+    meaning += f' Read by the strategies {", ".join(names)}.'
   return text, declared.allowed, meaning

@@ -122,7 +122,9 @@ def describe(config, objective: types.Objective) -> str:
   return ''
 
 
-def flags_to_go_on(config, objective: types.Objective, given, done: int) -> str:
+def flags_to_continue(
+  config, objective: types.Objective, given, done: int
+) -> str:
   """Flags that let a run of `done` steps continue for as many again.
 
   Args:

@@ -62,7 +62,7 @@ def write(
 
 
 def read(workdir: pathlib.Path) -> dict[str, Any]:
-  """What `write` wrote.
+  """Reads what `write` stored.
 
   Raises:
     UserError: the file is missing or damaged.

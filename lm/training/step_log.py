@@ -19,7 +19,8 @@ from lm.training import (
 class StepLog:
   """Reads the metrics of each step once the next one has been dispatched.
 
-  To read is to wait for the device: behind a dispatched step it costs nothing.
+  Reading waits for the device; once the next step is dispatched, that costs
+  nothing.
   """
 
   def __init__(

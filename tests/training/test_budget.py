@@ -104,12 +104,12 @@ def test_a_run_that_goes_on_keeps_its_speed_and_its_schedule(config):
     ({'steps': 40, 'seconds': 5.0}, '--config.train.seconds=10.0'),
   ],
 )
-def test_the_flags_to_go_on_double_the_run(config, budgets, flags):
+def test_the_flags_to_continue_double_the_run(config, budgets, flags):
   done = budgets.pop('done', None)
   given(config, step_seconds=STEP_SECONDS, **budgets)
   resolved, objective = config_lib.resolve_with_objective(config)
   done = done or resolved.train.steps
-  assert budget.flags_to_go_on(resolved, objective, config, done) == flags
+  assert budget.flags_to_continue(resolved, objective, config, done) == flags
   for flag in flags.split():
     name, value = flag.removeprefix('--config.train.').split('=')
     config.train[name] = type(config.train[name] or 0)(value)
