@@ -157,7 +157,9 @@ def _ours(given, *, all_logits: bool = False) -> float:
       ids_L=ids.astype(np.int32), word_L=np.arange(len(ids))
     )
     rows.append(
-      packing.pack(objective.corrupt(record, rng), objective.capacity)
+      packing.pack(
+        objective.corrupt(record, rng), objective.capacity, objective.arrays
+      )
     )
   batch = made.put(packing.stack(rows))
 

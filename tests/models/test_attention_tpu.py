@@ -51,7 +51,7 @@ train_step = step.make_train_step(
   optimizer.make_schedule(config),
   microbatches=1,
 )
-row = packing.stack([packing.pack([], objective.capacity)])
+row = packing.stack([packing.pack([], objective.capacity, objective.arrays)])
 batch = jax.tree.map(
   lambda x: jax.ShapeDtypeStruct(
     (config.data.batch_size, *x.shape[1:]),
