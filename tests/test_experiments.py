@@ -87,7 +87,7 @@ def test_two_steps_of_the_smoke_variant(name):
   while len(rows) < config.data.batch_size:
     record = random_record(rng, config, objective)
     for example in objective.corrupt(record, rng):
-      rows.append(packing.pack([example], objective.capacity))
+      rows.append(packing.pack([example], objective.capacity, objective.arrays))
   batch = made.put(packing.stack(rows[: config.data.batch_size]))
   compiled, state = made.compile(), made.init()
   totals = []
