@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec as P
 
 from lm import errors, models, objectives, types
 from lm.config import resolve as config_lib
-from lm.models import attention, attention_kernels
+from lm.models import attention, attention_kernels, transformer
 from lm.runtime import sharding
 
 
@@ -128,7 +128,7 @@ def test_a_model_runs_one_on_a_mesh(config, monkeypatch):
   """Values, gradients, and the prompt of cached decoding."""
   # On this platform nobody is allowed to choose it.
   monkeypatch.setattr(
-    models.attention_lib, 'choose', lambda wanted, case: wanted
+    transformer.attention_lib, 'choose', lambda wanted, case: wanted
   )
   config.data.sequence_length = 128
   config.mesh.update({'data': 2, 'fsdp': 1, 'tensor': 1})
@@ -184,7 +184,7 @@ def choose(config, where, fields, static='causal'):
     config[section][name] = value
   resolved = config_lib.resolve(config)
   objective = dataclasses.replace(objectives.make(resolved), attention=static)
-  (chosen,) = models.choose_attention(resolved, objective, where).values()
+  (chosen,) = transformer.choose_attention(resolved, objective, where).values()
   return chosen
 
 
@@ -241,12 +241,12 @@ def test_each_side_of_an_encoder_decoder_has_a_choice_of_its_own(config):
   config.data.sequence_length = 512
   resolved = config_lib.resolve(config)
   objective = objectives.make(resolved)
-  chosen = models.choose_attention(resolved, objective, TPU)
+  chosen = transformer.choose_attention(resolved, objective, TPU)
   assert chosen == {'encoder': 'splash', 'decoder': 'splash'}
   short = dataclasses.replace(
     objective, capacity=types.Size(tokens=58, encoder_tokens=256)
   )
-  chosen = models.choose_attention(resolved, short, TPU)
+  chosen = transformer.choose_attention(resolved, short, TPU)
   assert chosen == {'encoder': 'splash', 'decoder': 'xla'}
 
 

@@ -9,8 +9,8 @@ import ml_collections
 import pytest
 
 from experiments import base
-from lm import models, objectives, types as lm_types
-from lm.config import check, resolve as config_lib
+from lm import field, models, objectives, types as lm_types
+from lm.config import resolve as config_lib
 from lm.data import packing
 from lm.models import readout, transformer
 from lm.training import flops
@@ -74,9 +74,8 @@ def resolved(**changes):
   config.data.batch_size = 2
   config.model.num_layers = 2
   config.model.scan_layers = False
-  for field, value in changes.items():
-    section, _, name = field.rpartition('.')
-    check.get(config, section)[name] = value
+  for name, value in changes.items():
+    field.put(config, name, value)
   return config_lib.resolve(config)
 
 
