@@ -97,7 +97,7 @@ def test_held_out_text_round_trips(workdir):
 
 
 def test_a_batch_says_what_each_prompt_says_alone(workdir):
-  """Of pieces and bytes; test_generate.py has greedy and smaller batches."""
+  """Pieces and bytes; test_generate.py has greedy and smaller batches."""
   fields = {'temperature': 1.0, 'top_p': 0.9}
   together = generator(workdir, batch_size=len(_PROMPTS), **fields)
   by_batch = together(_PROMPTS)

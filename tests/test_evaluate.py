@@ -88,7 +88,7 @@ def test_each_scorer_has_its_figures_and_no_other(folder, make_run, name):
   assert (figures['suffix_windows'], figures['suffix_bytes']) == (3, BYTES)
   numbers = [x for x in figures.values() if not isinstance(x, str)]
   assert np.isfinite(numbers).all()
-  # Of 528 ids, each byte one: an untrained model is near log2 of 256.
+  # There are 528 ids, one a byte: an untrained model is near log2 of 256.
   assert 7 < figures['suffix_bits_per_byte'] < 11
   if name == 'exact':
     assert figures['bytes'] == sum(len(text.encode()) for text in DOCUMENTS)

@@ -18,7 +18,7 @@ def test_one_a_row_of_the_docstring():
 
 
 def documented():
-  """Of [B, L] nothing is read, nor of [a b].
+  """From [B, L] nothing is read, nor of [a b].
 
   given [1 2], weight 2.5, other [0.5 EOS]
   ids      [BOS 300 S1]

@@ -199,7 +199,7 @@ def test_a_token_wider_than_the_terminal_is_cut():
   assert f'{"a" * 29}…' in text
 
 
-def test_a_packed_row_is_told_by_position_and_by_segment():
+def test_a_packed_row_is_shown_by_position_and_by_segment():
   several = [examples(ids(t), 2)['prefix'][1] for t in ('ab我', 'xyz')]
   (stack,) = view('decoder', several, lm_types.Size(tokens=15)).stacks
   lines = [line.plain for line in show_terminal.strip(stack, 20)]
@@ -294,7 +294,7 @@ def test_the_mask_that_is_drawn_is_the_mask_of_attention(name):
     several.append(example)
   encoder = 9 if name == 'sides' else 0
   capacity = lm_types.Size(tokens=40, encoder_tokens=encoder)
-  # Of any order: here also one that neither rises nor stays.
+  # Any order will do: here also one that neither rises nor stays.
   rng = np.random.default_rng(0)
   order_L = rng.permutation(len(several[2].order_L)).astype(np.int32)
   several[2] = dataclasses.replace(several[2], order_L=order_L)
@@ -385,7 +385,7 @@ def test_all_objectives_on_the_same_texts(
       if 'encoder_decoder' in spec.architectures[1:]:
         variants.append(f'{name}, encoder_decoder')
   for part in parts[:2]:
-    # Of a mixture, the component that was drawn stands behind it.
+    # A mixture's component that was drawn stands behind it.
     titles = [line.split(' (')[0] for line in part.splitlines()]
     assert [title for title in titles if title in variants] == variants
     original = part.splitlines()[1].replace('↵', '')
@@ -588,7 +588,7 @@ def test_a_run_folder_is_enough(folder, capsys):
   assert (folder / 'show.html').exists()
 
 
-def test_a_run_without_its_documents_is_told(folder):
+def test_a_run_without_its_documents_is_reported(folder):
   shutil.rmtree(folder / 'held_out')
   with pytest.raises(errors.UserError, match='holds no tokenized documents'):
     show.of_run(folder, {})

@@ -70,7 +70,7 @@ def make_run(config, tokenizer):
 
   def make(name, sources):
     config.data.sources = tuple((source, 1.0) for source in sources)
-    # Of all the scorers that are tried, one reads `bound_samples`.
+    # One of the scorers that are tried reads `bound_samples`.
     resolved = config_lib.resolve(config, given=())
     objective = make_objective(
       'bound' if name == 'none' else name,
@@ -198,7 +198,7 @@ def test_windows_of_other_documents_are_refused(write, make_run):
   with pytest.raises(errors.UserError, match='of other documents') as caught:
     evaluate.score(make_run('exact', NAMES), folder)
   assert '\n' not in str(caught.value)
-  # Of one source, none of them is asked for its document.
+  # With one source, none of them is asked for its document.
   evaluate.score(make_run('exact', ()), folder)
 
 

@@ -58,7 +58,7 @@ class Setting:
     self.plain_log_probs = jax.jit(self._plain_log_probs)
 
   def _plain_log_probs(self, batch):
-    """Of the allowed ids, without a scorer; [L, V] of the only row."""
+    """Log-probabilities of the allowed ids [L, V], without a scorer."""
     model = self.models['bidirectional']
     logits = model.logits(self.params, model.hidden(self.params, batch))
     return jax.nn.log_softmax(jnp.where(self.allowed, logits[0], -jnp.inf))
@@ -86,7 +86,7 @@ class Setting:
     return list(itertools.chain.from_iterable(batches))
 
   def bits(self, name, passages, allowed=None, **settings):
-    """Of each passage."""
+    """The bits of each passage."""
     bits = collections.Counter()
     for part in self.parts(name, passages, allowed, **settings):
       bits[id(part.passage)] += part.bits_n.sum()
@@ -286,7 +286,7 @@ def test_special_ids_have_no_probability(setting, name):
   assert last.bits_n[-1] == np.inf
 
 
-def test_an_objective_that_predicts_something_else_is_told(setting):
+def test_an_objective_that_predicts_something_else_is_reported(setting):
   shifted = lambda context, scored: layout.decoder(context, scored[::-1])
   scorer = scorer_lib.Scorer(
     scoring_methods.METHODS['exact'],

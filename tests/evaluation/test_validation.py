@@ -107,7 +107,7 @@ def by_hand(split, objective):
 
 @pytest.mark.parametrize('predictions', [0, 30])
 @pytest.mark.parametrize('chunk', [0, 7])
-def test_losses_are_told_apart_by_place_and_by_masking_ratio(
+def test_losses_are_distinguished_by_place_and_by_masking_ratio(
   config, split, predictions, chunk
 ):
   config.train.loss_chunk = chunk
@@ -126,7 +126,7 @@ def test_losses_are_told_apart_by_place_and_by_masking_ratio(
       assert value is None
   every = np.concatenate(list(places.values()))
   assert values['loss'] == pytest.approx(every.mean(), rel=1e-5)
-  # Of tokens at masks it would be none.
+  # There would be none of tokens at masks.
   assert 'perplexity' not in values
 
 

@@ -63,7 +63,7 @@ def test_figures_of_longer_text_are_those_of_a_slow_count():
   assert diversity.repetition(texts, 2) == pytest.approx(sum(shares) / 3)
 
 
-def test_a_loop_is_told_from_text():
+def test_a_loop_is_reported_from_text():
   loop = diversity.diversity(['今天天气很好。' * 9, 'and so on ' * 9])
   text = diversity.diversity(
     ['今天天气很好，我们去学校。', 'It went on and on.']

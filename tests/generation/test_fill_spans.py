@@ -105,7 +105,9 @@ def test_spans_are_put_where_their_sentinels_stand(run, beams):
     ),
   ],
 )
-def test_what_is_missing_is_told_and_its_sentinel_stays(run, said, text, note):
+def test_what_is_missing_is_reported_and_its_sentinel_stays(
+  run, said, text, note
+):
   run = with_settings(run, temperature=0.0, max_tokens=20)
   [found] = fill_spans.SpanFiller(scripted(run, said))([PROMPT])
   assert found.text == text
@@ -141,7 +143,7 @@ def test_a_prompt_is_read_in_the_layout_with_a_mixtures_mode_in_front(run):
 
 
 def test_sentinels_can_be_drawn_and_are_not_penalized(run):
-  """Of a real model: a special id is drawn here and nowhere else."""
+  """A real model: a special id is drawn here and nowhere else."""
   hot = {'temperature': 3.0, 'top_p': 1.0}
   spans = fill_spans.SpanFiller(with_settings(run, **hot, samples_per_prompt=4))
   found = spans(['a<extra_id_0>'])

@@ -135,7 +135,7 @@ def test_words_are_masked_by_their_tokens_and_spans_cut():
   count = len(spaced.encode(' two'))
   assert masked == f'he said that for these {"[MASK]" * count} years'
   assert len(prompts.encode(masked, spaced)) == len(spaced.encode(text))
-  # Of few words the last, and none of no word.
+  # The last of few words, and none of no word.
   assert samples.mask_words('Short', tokenizer) == '[MASK]' * 5
   assert samples.cut_spans('Short', tokenizer) == '<extra_id_0>'
   assert (

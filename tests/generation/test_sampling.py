@@ -51,7 +51,7 @@ def test_top_p_keeps_the_smallest_set_that_holds_it(top_p, kept):
 
 
 def test_top_p_is_of_what_top_k_left():
-  # Of the two likeliest, the first holds 2/3.
+  # The first of the two likeliest holds 2/3.
   assert draws(count=50, top_k=2, top_p=0.6).tolist() == [1, 0, 0, 0]
 
 

@@ -77,7 +77,7 @@ def test_portable_implementations_equal_the_reference(
 
 @pytest.mark.parametrize('implementation', ['blocks', 'xla'])
 def test_a_bias_is_added_to_the_scores(implementation):
-  """Of a row that is cut into blocks; it has a gradient, too."""
+  """The row is cut into blocks; the bias has a gradient, too."""
   length = 200
   order, segment = packed(length, [length])
   bias = jnp.asarray(

@@ -39,7 +39,7 @@ def test_branches_start_small_as_their_number_asks():
     assert float(jnp.std(kernel)) == pytest.approx(expected, rel=0.1)
 
 
-# Of a row of two segments: (array, place) -> positions of the decoder that
+# In a row of two segments: (array, place) -> positions of the decoder that
 # change. Inputs have 5 and 7 tokens behind BOS, targets 4 and 6.
 CHANGES = [
   ('encoder_tokens_BxM', 0, range(0, 4)),

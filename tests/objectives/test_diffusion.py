@@ -216,7 +216,7 @@ class Tiny:
       for places in self.sets
     ]
     nll_BxL = noise.token_losses(self.model, self.params, self.batch(examples))
-    # Of the token at each place, by what is masked.
+    # The loss of the token at each place, by what is masked.
     self.nll = {
       places: np.asarray(row, np.float64)[1 : L + 1]
       for places, row in zip(self.sets, nll_BxL, strict=False)
@@ -285,7 +285,7 @@ def test_the_bernoulli_estimator_averages_to_the_bound_but_for_epsilon(config):
 
 
 @pytest.mark.parametrize('estimator', diffusion.ESTIMATORS)
-def test_what_is_read_tells_nothing_of_what_is_masked(config, estimator):
+def test_what_is_read_says_nothing_of_what_is_masked(config, estimator):
   objective = make(config, estimator=estimator)
   tried = 0
   for seed, record in enumerate(noise.chunks(100, most=30)):

@@ -78,7 +78,7 @@ def size_of(objective: types.Objective, n: int):
 
 
 def lengths_of(objective: types.Objective) -> list[int]:
-  """Of two chunks that often fit a row together."""
+  """Lengths of two chunks that often fit a row together."""
   return [objective.raw_length // 3, objective.raw_length // 3 - 1]
 
 

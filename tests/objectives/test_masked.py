@@ -240,7 +240,7 @@ def test_rows_hold_all_of_an_epoch(config, tmp_path, unit, rate):
   assert 0.5 * rate < shared / read < 1.1 * rate
 
 
-def test_what_is_read_tells_nothing_of_what_is_masked(config):
+def test_what_is_read_says_nothing_of_what_is_masked(config):
   objective = make(config)
   seen = 0
   for seed, record in enumerate(noise.chunks(200, most=30)):

@@ -177,7 +177,7 @@ def test_a_decoder_of_spans_alone_reads_out_few(config):
 
 
 def test_rows_of_both_sides_have_little_padding(config):
-  """Of chunks as long as they get; 24 % if they could take a side whole."""
+  """Chunks are as long as they get; 24 % if they could take a side whole."""
   for architecture, most in (('encoder_decoder', 0.1), ('decoder', 0.02)):
     objective = make(config, None, architecture, length=256)
     rng = np.random.default_rng(0)
@@ -421,9 +421,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(('components', 'expected'), MISTAKES)
-def test_a_mistake_in_a_component_is_told_in_one_line(
-  config, components, expected
-):
+def test_a_mistake_in_a_component_is_one_line(config, components, expected):
   with pytest.raises(errors.UserError, match=expected) as caught:
     make(config, components, 'encoder_decoder')
   assert '\n' not in str(caught.value)

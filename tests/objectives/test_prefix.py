@@ -65,7 +65,7 @@ def test_splits_are_uniform_and_leave_a_token():
 
 @pytest.mark.parametrize('architecture', ['decoder', 'encoder_decoder'])
 @pytest.mark.parametrize('split', ['uniform', 'fixed'])
-def test_every_chunk_fits_a_row_and_its_size_is_told(
+def test_every_chunk_fits_a_row_and_its_size_is_reported(
   config, architecture, split
 ):
   share = {'share': 0.75} if split == 'fixed' else {}

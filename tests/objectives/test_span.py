@@ -387,7 +387,7 @@ def test_targets_spliced_into_inputs_are_the_text(coders, fields):
 
 @pytest.mark.parametrize('architecture', ['encoder_decoder', 'decoder'])
 @pytest.mark.parametrize('fields', OPTIONS)
-def test_every_chunk_fits_a_row_and_its_size_is_told(
+def test_every_chunk_fits_a_row_and_its_size_is_reported(
   config, architecture, fields
 ):
   rng = np.random.default_rng(0)

@@ -274,7 +274,7 @@ def test_half_a_line_at_the_end_is_dropped(make_run):
   assert _written(half) == whole
 
 
-def test_broken_line_in_the_middle_is_told(make_run, caplog):
+def test_broken_line_in_the_middle_is_reported(make_run, caplog):
   text = _written(make_run([], tail='{"st\n' + json.dumps(_train(1)) + '\n'))
   assert 'step 1' in text
   assert 'skipping a line' in caplog.text

@@ -351,7 +351,7 @@ def test_a_port_that_is_taken_is_an_error(started):
   assert started == []
 
 
-def test_processes_that_cannot_meet_are_told_in_one_line(monkeypatch):
+def test_processes_that_cannot_meet_are_one_line(monkeypatch):
   def fails(**arguments):
     raise RuntimeError('UNKNOWN: Failed to start\nRPC server')
 

@@ -9,7 +9,7 @@ from lm import errors, objectives, train
 from lm.config import resolve as config_lib
 from lm.training import budget, flops, metrics, program, step_log
 
-# Of the tiny config: positions of a step, and what it pretends to take.
+# The tiny config: positions of a step, and what it pretends to take.
 POSITIONS = 8 * 32
 STEP_SECONDS = 0.5
 

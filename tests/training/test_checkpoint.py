@@ -200,7 +200,7 @@ def test_a_reader_passes_damage_over_and_moves_nothing(
   assert sorted(workdir.rglob('*')) == before
 
 
-def test_a_reader_of_a_folder_without_checkpoints_is_told(tmp_path, opened):
+def test_a_reader_of_a_folder_without_checkpoints_is_reported(tmp_path, opened):
   reader = opened(tmp_path, writes=False)
   with pytest.raises(errors.UserError, match='holds no checkpoint'):
     reader.restore_params(small_state.abstract())
@@ -583,7 +583,7 @@ def test_an_average_that_is_missing_is_no_average(tmp_path, opened):
 
 
 @pytest.mark.parametrize('call', ['save', 'wait_until_finished'])
-def test_a_full_disk_is_told_with_the_step_to_go_on_from(
+def test_a_full_disk_is_reported_with_the_step_to_go_on_from(
   two_steps, tmp_path, opened, monkeypatch, call
 ):
   workdir = tmp_path / 'run'

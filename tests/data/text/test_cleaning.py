@@ -365,7 +365,7 @@ def test_what_repeats_little_is_kept(text):
 
 
 @pytest.mark.parametrize('language', TEXTS)
-def test_languages_are_told_apart(language):
+def test_languages_are_distinguished(language):
   for other, text in TEXTS.items():
     kept = rule('language', language=language)(text) == text
     assert kept == (other == language), other
