@@ -129,7 +129,7 @@ def test_documents_of_a_folder_are_named_and_scored_alone(score, tmp_path):
   again, other, _ = score(folder, batch_size=8)
   assert other['bits'] == pytest.approx(figures['bits'], rel=1e-6)
   for one, two in zip(lines, again, strict=True):
-    assert two['bits'] == pytest.approx(one['bits'], abs=1e-4)
+    assert two['bits'] == pytest.approx(one['bits'], abs=1e-3)
     assert {**one, 'bits': 0} == {**two, 'bits': 0}
   part = [line['bits'] for line in lines if line['document'] == 'c.jsonl:2']
   (tmp_path / 'zh').write_text(TEXTS['chinese'])
