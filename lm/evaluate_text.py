@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from experiments import base as base_config
-from lm import errors, evaluate, load_run
+from lm import errors, evaluate, field, load_run
 from lm.config import check, compatible, resolve as config_lib
 from lm.data import sources, tokenizer as tokenizer_lib
 from lm.data.sources import streams
@@ -199,9 +199,9 @@ def _open(overrides: Mapping[str, Any]):
   path = overrides['data.path']
   # Defaults, since the run's own `data` describes its training text.
   config = base_config.get_config()
-  for field in FIELDS:
-    if field in overrides:
-      config.data[field.removeprefix('data.')] = overrides[field]
+  for name in FIELDS:
+    if name in overrides:
+      field.put(config, name, overrides[name])
   config.data.source, config.data.document_bytes = 'files', _WHOLE
   config_data = config_lib.resolve(config).data
   if path == STDIN:

@@ -7,7 +7,7 @@ from typing import Any
 import ml_collections
 
 from experiments import base as base_config
-from lm import models, objectives
+from lm import field, models, objectives
 from lm.config import compatible, resolve as config_lib
 from lm.data import tokenizer as tokenizer_lib
 from lm.runtime import sharding
@@ -35,9 +35,8 @@ def load(
   # The run may have been trained on other devices.
   config.mesh = base_config.get_config().mesh
   config.model.attention = None
-  for field, value in overrides.items():
-    section, name = field.split('.')
-    config[section][name] = value
+  for name, value in overrides.items():
+    field.put(config, name, value)
   config = config_lib.resolve(config, given=overrides)
   objective = objectives.make(config, tokenizer)
   # Before restoring, where a mesh that does not fit looks like a damaged file.

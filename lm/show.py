@@ -13,7 +13,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from lm import errors, objectives, types
+from lm import errors, field, objectives, types
 from lm.config import check, resolve as config_lib
 from lm.data import (
   mixture,
@@ -140,9 +140,8 @@ def of_run(workdir: pathlib.Path, overrides: Mapping[str, Any]):
   config = ml_collections.ConfigDict(config_lib.load(workdir))
   tokenizer = tokenizer_lib.load(workdir / 'tokenizer')
   config.data.tokenizer = str(workdir / 'tokenizer')
-  for field, value in overrides.items():
-    section, name = field.split('.')
-    config[section][name] = value
+  for name, value in overrides.items():
+    field.put(config, name, value)
   folder = workdir / 'held_out' / 'validation'
   data = _Data(
     what=f'validation documents of {workdir}',

@@ -46,8 +46,7 @@ def unigram(
   The vocabulary is every piece of text, and EOS, whose bits count as they do
   for the model.
   """
-  possible_V = tokenizer.byte_lengths_V > 0
-  possible_V[tokenizer_lib.EOS] = True
+  possible_V = tokenizer.allowed_ids(end=True)
   counts_V = train.counts(tokenizer.vocab_size) + possible_V
   bits_V = np.log2(counts_V.sum()) - np.log2(np.maximum(counts_V, 1))
   scored_V = held_out.counts(tokenizer.vocab_size)

@@ -15,11 +15,7 @@ import numpy as np
 
 from lm import errors, field, objectives, types
 from lm.models import readout
-from lm.objectives import (
-  cross_entropy,
-  layout,
-  mixture_components,
-)
+from lm.objectives import cross_entropy, layout, mixture_components
 
 WEIGHTINGS = ('tokens', 'terms')
 

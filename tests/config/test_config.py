@@ -309,7 +309,8 @@ def test_a_run_from_when_all_fields_had_values_is_continued(config, tmp_path):
 def test_warmup_and_decay_may_be_all_of_the_schedule(config):
   with_fields(config, {'optimizer.schedule': 'wsd', 'train.steps': 100})
   fields = {'optimizer.warmup_steps': 20, 'optimizer.decay_fraction': 0.8}
-  config_lib.resolve(with_fields(config, fields))
+  cfg = config_lib.resolve(with_fields(config, fields)).optimizer
+  assert cfg.warmup_steps + optimizer.decay_steps(cfg) == cfg.schedule_steps
 
 
 def test_scoring_asks_nothing_of_training_batches(config):

@@ -301,10 +301,13 @@ def test_records_may_be_read_only(name, architecture):
   for seed in range(20):
     rng = np.random.default_rng(seed)
     one = record(rng, lengths_of(objective)[0], pair=objective.pairs)
+    ids = one.ids_L.copy()
     one.ids_L.setflags(write=False)
     one.word_L.setflags(write=False)
     examples = objective.corrupt(one, rng)
-    packing.pack(examples, objective.capacity, objective.arrays)
+    row = packing.pack(examples, objective.capacity, objective.arrays)
+    assert row['segment'].max() == len(examples) > 0
+    np.testing.assert_array_equal(one.ids_L, ids)
 
 
 @every
